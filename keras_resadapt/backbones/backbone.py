@@ -1,0 +1,75 @@
+"""What every backbone is: a stem, a list of stages, and layers to choose."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+from keras_resadapt.layers import BatchNormalization
+from keras_resadapt.layers import Conv2D
+from keras_resadapt.layers import DepthwiseConv2D
+from keras_resadapt.operating_point import OperatingPoint
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSet:
+    """The constructors that make one backbone file serve every variant.
+
+    A variant (switchable, slimmable, quantized, ...) is a `LayerSet` in which
+    some of them are replaced. Each takes the arguments of its default.
+    """
+
+    conv: Callable[..., keras.layers.Layer] = Conv2D
+    depthwise: Callable[..., keras.layers.Layer] = DepthwiseConv2D
+    norm: Callable[..., keras.layers.Layer] = BatchNormalization
+    dense: Callable[..., keras.layers.Layer] = keras.layers.Dense
+
+
+class Block(keras.layers.Layer):
+    """Layers that are called with an operating point.
+
+    Subclasses create their layers in the constructor and call each through
+    `point.call(layer, x)`.
+    """
+
+    def build(self, input_shape):
+        # The layers inside build themselves when they are first called.
+        self.built = True
+
+    def call(self, inputs, point: OperatingPoint, training=None):
+        raise NotImplementedError
+
+
+class Backbone(Block):
+    """A network from images to features, as a list of stages.
+
+    A stage is a list of blocks that is called as a whole, the first one is
+    the stem; a family that works stage by stage calls `run_stage`.
+
+    `get_config` holds the architecture alone. A model chooses the layers:
+    `backbone.with_layers(LayerSet(norm=...))`.
+
+    Attributes:
+        stages: List of lists of blocks.
+        stride: Input pixels per feature pixel.
+    """
+
+    stages: list[list[Block]]
+    stride: int
+
+    def with_layers(self, layers: LayerSet) -> "Backbone":
+        """Returns the same architecture, made of these layers, unbuilt."""
+        return type(self)(**self.get_config(), layers=layers)
+
+    def run_stage(self, index: int, inputs, point: OperatingPoint):
+        """Runs one stage, 0 for the stem, on the output of the one before."""
+        x = inputs
+        for block in self.stages[index]:
+            x = block(x, point=point)
+        return x
+
+    def call(self, inputs, point: OperatingPoint, training=None):
+        x = inputs
+        for index in range(len(self.stages)):
+            x = self.run_stage(index, x, point)
+        return x

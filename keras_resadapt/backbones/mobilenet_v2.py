@@ -1,0 +1,176 @@
+"""MobileNetV2 (Sandler et al., 2018)."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.backbone import Block
+from keras_resadapt.backbones.backbone import LayerSet
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `channels`, never below 90 %."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def _conv(layers, filters, kernel_size, strides=1, *, name):
+    return layers.conv(
+        filters,
+        kernel_size,
+        strides=strides,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            2.0, mode="fan_out", distribution="untruncated_normal"
+        ),
+        name=name,
+    )
+
+
+class ConvBlock(Block):
+    """Convolution, BatchNormalization, ReLU6."""
+
+    def __init__(self, filters, kernel_size, strides, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = _conv(layers, filters, kernel_size, strides, name="conv")
+        self.bn = layers.norm(name="bn")
+
+    def call(self, inputs, point, training=None):
+        return ops.relu6(point.call(self.bn, point.call(self.conv, inputs)))
+
+
+class InvertedResidual(Block):
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection, and a shortcut
+    where input and output have the same shape."""
+
+    def __init__(
+        self, in_channels, out_channels, stride, expansion, layers, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.residual = stride == 1 and in_channels == out_channels
+        self.expand = self.expand_bn = None
+        if expansion > 1:
+            self.expand = _conv(
+                layers, in_channels * expansion, 1, name="expand"
+            )
+            self.expand_bn = layers.norm(name="expand_bn")
+        self.depthwise = layers.depthwise(
+            3,
+            strides=stride,
+            use_bias=False,
+            # Fan-in of a depthwise kernel here is fan-out in the paper's code.
+            depthwise_initializer=keras.initializers.VarianceScaling(
+                2.0, mode="fan_in", distribution="untruncated_normal"
+            ),
+            name="depthwise",
+        )
+        self.depthwise_bn = layers.norm(name="depthwise_bn")
+        self.project = _conv(layers, out_channels, 1, name="project")
+        self.project_bn = layers.norm(name="project_bn")
+
+    def call(self, inputs, point, training=None):
+        x = inputs
+        if self.expand is not None:
+            x = ops.relu6(
+                point.call(self.expand_bn, point.call(self.expand, x))
+            )
+        x = ops.relu6(
+            point.call(self.depthwise_bn, point.call(self.depthwise, x))
+        )
+        x = point.call(self.project_bn, point.call(self.project, x))
+        return inputs + x if self.residual else x
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class MobileNetV2(Backbone):
+    """MobileNetV2 without the classifier.
+
+    Args:
+        depths: Number of blocks a stage (table 2 of its paper).
+        filters: Output channels of a stage's blocks, before `alpha`.
+        strides: Stride of a stage's first block.
+        expansions: Expansion factor of a stage's blocks.
+        alpha: Width multiplier; channels are rounded to multiples of 8.
+        stem: `"imagenet"` has a first convolution of stride 2, `"small"` of
+            stride 1, for pictures of 32 or 64 pixels.
+        layers: The layers to build it from.
+
+    Call arguments:
+        inputs: Float tensor of shape (batch, height, width, 3).
+        point: The operating point.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] = (1, 2, 3, 4, 3, 3, 1),
+        filters: Sequence[int] = (16, 24, 32, 64, 96, 160, 320),
+        strides: Sequence[int] = (1, 2, 2, 2, 1, 2, 1),
+        expansions: Sequence[int] = (1, 6, 6, 6, 6, 6, 6),
+        alpha: float = 1.0,
+        stem: str = "imagenet",
+        layers: LayerSet = LayerSet(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        lengths = {len(depths), len(filters), len(strides), len(expansions)}
+        if len(lengths) > 1 or not depths:
+            raise ValueError(
+                "`depths`, `filters`, `strides` and `expansions` must have "
+                "one entry a stage. Received: "
+                f"depths={depths}, filters={filters}, strides={strides}, "
+                f"expansions={expansions}"
+            )
+        if not alpha > 0:
+            raise ValueError(f"`alpha` must be positive. Received: {alpha}")
+        if stem not in ("imagenet", "small"):
+            raise ValueError(
+                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
+            )
+        self.depths = tuple(depths)
+        self.filters = tuple(filters)
+        self.strides = tuple(strides)
+        self.expansions = tuple(expansions)
+        self.alpha = alpha
+        self.stem = stem
+
+        channels = make_divisible(32 * alpha)
+        stem_stride = 2 if stem == "imagenet" else 1
+        self.stages = [[ConvBlock(channels, 3, stem_stride, layers, name="stem")]]
+        self.stride = stem_stride
+        for i, (depth, width, stride, expansion) in enumerate(
+            zip(depths, filters, strides, expansions), 1
+        ):
+            self.stride *= stride
+            stage = []
+            for j in range(depth):
+                out_channels = make_divisible(width * alpha)
+                stage.append(
+                    InvertedResidual(
+                        channels,
+                        out_channels,
+                        stride if j == 0 else 1,
+                        expansion,
+                        layers,
+                        name=f"stage{i}_{j}",
+                    )
+                )
+                channels = out_channels
+            self.stages.append(stage)
+        # The paper keeps the last layer at full width below a width of 1.
+        head = ConvBlock(
+            make_divisible(1280 * max(alpha, 1.0)), 1, 1, layers, name="head"
+        )
+        self.stages.append([head])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "depths": self.depths,
+            "filters": self.filters,
+            "strides": self.strides,
+            "expansions": self.expansions,
+            "alpha": self.alpha,
+            "stem": self.stem,
+        }

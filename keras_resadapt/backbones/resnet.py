@@ -1,0 +1,169 @@
+"""ResNet (He et al., 2015), with the stride on the bottleneck's 3x3."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.backbone import Block
+from keras_resadapt.backbones.backbone import LayerSet
+
+_HE_NORMAL_FAN_OUT = keras.initializers.VarianceScaling(
+    2.0, mode="fan_out", distribution="untruncated_normal"
+)
+
+
+def _conv(layers, filters, kernel_size, strides=1, *, name):
+    return layers.conv(
+        filters,
+        kernel_size,
+        strides=strides,
+        use_bias=False,
+        kernel_initializer=_HE_NORMAL_FAN_OUT.clone(),
+        name=name,
+    )
+
+
+class Stem(Block):
+    """A convolution, and for large pictures a pooling, before the stages."""
+
+    def __init__(self, filters, kind, layers, **kwargs):
+        super().__init__(**kwargs)
+        large = kind == "imagenet"
+        self.conv1 = _conv(
+            layers, filters, 7 if large else 3, 2 if large else 1, name="conv1"
+        )
+        self.bn1 = layers.norm(name="bn1")
+        self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
+
+    def call(self, inputs, point, training=None):
+        x = ops.relu(point.call(self.bn1, point.call(self.conv1, inputs)))
+        if self.pool is not None:
+            # After a ReLU, padding with zeros pools as minus infinity would.
+            x = self.pool(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
+        return x
+
+
+class ResidualBlock(Block):
+    """y = relu(F(x) + shortcut(x)), F of two 3x3 or of 1x1, 3x3, 1x1."""
+
+    def __init__(
+        self, filters, stride, project, bottleneck, zero_init, layers, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if bottleneck:
+            shapes = [(filters, 1, 1), (filters, 3, stride), (4 * filters, 1, 1)]
+        else:
+            shapes = [(filters, 3, stride), (filters, 3, 1)]
+        self.convs = [
+            _conv(layers, *shape, name=f"conv{i}")
+            for i, shape in enumerate(shapes, 1)
+        ]
+        self.bns = [
+            layers.norm(name=f"bn{i}") for i in range(1, len(shapes))
+        ] + [
+            layers.norm(
+                name=f"bn{len(shapes)}",
+                gamma_initializer="zeros" if zero_init else "ones",
+            )
+        ]
+        self.shortcut = self.shortcut_bn = None
+        if project:
+            self.shortcut = _conv(
+                layers, shapes[-1][0], 1, stride, name="shortcut"
+            )
+            self.shortcut_bn = layers.norm(name="shortcut_bn")
+
+    def call(self, inputs, point, training=None):
+        x = inputs
+        for conv, bn in zip(self.convs[:-1], self.bns[:-1]):
+            x = ops.relu(point.call(bn, point.call(conv, x)))
+        x = point.call(self.bns[-1], point.call(self.convs[-1], x))
+        shortcut = inputs
+        if self.shortcut is not None:
+            shortcut = point.call(
+                self.shortcut_bn, point.call(self.shortcut, inputs)
+            )
+        return ops.relu(x + shortcut)
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class ResNet(Backbone):
+    """ResNet as torchvision defines it, without the classifier.
+
+    Args:
+        depths: Number of residual blocks a stage. (2, 2, 2, 2) with basic
+            blocks is ResNet-18, (3, 4, 6, 3) with bottlenecks ResNet-50.
+        filters: Channels a stage (a bottleneck's output has four times as
+            many). Every stage but the first halves height and width.
+        bottleneck: 1x1, 3x3, 1x1 blocks instead of two 3x3.
+        stem: `"imagenet"` is a 7x7 convolution and a max pooling, both of
+            stride 2; `"small"` one 3x3 convolution of stride 1, for pictures
+            of 32 or 64 pixels.
+        zero_init_residual: Start the scale of each block's last
+            BatchNormalization at zero.
+        layers: The layers to build it from.
+
+    Call arguments:
+        inputs: Float tensor of shape (batch, height, width, 3).
+        point: The operating point.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        filters: Sequence[int] = (64, 128, 256, 512),
+        bottleneck: bool = False,
+        stem: str = "imagenet",
+        zero_init_residual: bool = False,
+        layers: LayerSet = LayerSet(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if len(depths) != len(filters) or not depths or min(depths) < 1:
+            raise ValueError(
+                "`depths` and `filters` must have one positive entry a stage. "
+                f"Received: depths={depths}, filters={filters}"
+            )
+        if stem not in ("imagenet", "small"):
+            raise ValueError(
+                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
+            )
+        self.depths = tuple(depths)
+        self.filters = tuple(filters)
+        self.bottleneck = bottleneck
+        self.stem = stem
+        self.zero_init_residual = zero_init_residual
+
+        channels = filters[0]
+        self.stages = [[Stem(channels, stem, layers, name="stem")]]
+        for i, (depth, width) in enumerate(zip(depths, filters)):
+            stage = []
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 else 1
+                out_channels = 4 * width if bottleneck else width
+                stage.append(
+                    ResidualBlock(
+                        width,
+                        stride,
+                        project=stride > 1 or channels != out_channels,
+                        bottleneck=bottleneck,
+                        zero_init=zero_init_residual,
+                        layers=layers,
+                        name=f"layer{i + 1}_{j}",
+                    )
+                )
+                channels = out_channels
+            self.stages.append(stage)
+        self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "depths": self.depths,
+            "filters": self.filters,
+            "bottleneck": self.bottleneck,
+            "stem": self.stem,
+            "zero_init_residual": self.zero_init_residual,
+        }

@@ -1,0 +1,119 @@
+"""What each array of an RS-Net is called in PyTorch checkpoints."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import keras
+import numpy as np
+
+from keras_resadapt.backbones import MobileNetV2
+from keras_resadapt.backbones import ResNet
+from keras_resadapt.models.rsnet import RSNet
+
+Target = tuple[list[keras.Variable], Callable[[np.ndarray], np.ndarray]]
+
+
+def torch_targets(
+    model: RSNet, state_dict: Mapping[str, np.ndarray]
+) -> dict[str, Target]:
+    """Checkpoint keys, each with the variables that it fills and the function
+    that brings its array to their layout.
+
+    The keys of the authors' layout are told from torchvision's by their
+    private BatchNormalization, `bn_0`, `bn_1`, ..., the largest resolution's
+    first.
+    """
+    private = any(".bn_0." in key for key in state_dict)
+    if isinstance(model.backbone, ResNet):
+        names = _resnet_names(model)
+    elif isinstance(model.backbone, MobileNetV2):
+        names = _mobilenet_v2_names(model, private)
+    else:
+        raise TypeError(
+            "Checkpoints exist for ResNet and MobileNetV2 backbones. "
+            f"Received: {type(model.backbone).__name__}"
+        )
+    targets = {}
+    for name, layer in names:
+        if hasattr(layer, "branches"):
+            targets.update(_norm_targets(name, layer, private))
+            continue
+        prefix = f"{name}.module" if private else name
+        targets[f"{prefix}.weight"] = _kernel_target(layer)
+        if layer.use_bias:
+            targets[f"{prefix}.bias"] = ([layer.bias], np.asarray)
+    if "alpha" in state_dict and len(model.resolutions) > 1:
+        targets["alpha"] = ([model.alpha], np.asarray)
+    return targets
+
+
+def _kernel_target(layer) -> Target:
+    if isinstance(layer, keras.layers.Dense):
+        return [layer.kernel], np.transpose
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        # (C, 1, H, W) to (H, W, C, 1)
+        return [layer.kernel], lambda w: np.transpose(w, (2, 3, 0, 1))
+    # (O, I, H, W) to (H, W, I, O)
+    return [layer.kernel], lambda w: np.transpose(w, (2, 3, 1, 0))
+
+
+def _norm_targets(name, layer, private) -> dict[str, Target]:
+    torch_names = {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    }
+    targets = {}
+    for ours, theirs in torch_names.items():
+        variables = [getattr(branch, ours) for branch in layer.branches]
+        if private:
+            for i, variable in enumerate(variables):
+                targets[f"{name}.bn_{i}.{theirs}"] = ([variable], np.asarray)
+        else:
+            targets[f"{name}.{theirs}"] = (variables, np.asarray)
+    return targets
+
+
+def _resnet_names(model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    (stem,), *stages = model.backbone.stages
+    yield "conv1", stem.conv1
+    yield "bn1", stem.bn1
+    for i, stage in enumerate(stages, 1):
+        for j, block in enumerate(stage):
+            prefix = f"layer{i}.{j}"
+            for k, (conv, bn) in enumerate(zip(block.convs, block.bns), 1):
+                yield f"{prefix}.conv{k}", conv
+                yield f"{prefix}.bn{k}", bn
+            if block.shortcut is not None:
+                yield f"{prefix}.downsample.0", block.shortcut
+                yield f"{prefix}.downsample.1", block.shortcut_bn
+    yield "fc", model.classifier
+
+
+def _mobilenet_v2_names(
+    model, private
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    (stem,), *stages, (head,) = model.backbone.stages
+    yield "features.0.0", stem.conv
+    yield "features.0.1", stem.bn
+    blocks = [block for stage in stages for block in stage]
+    for i, block in enumerate(blocks, 1):
+        pairs = [
+            (block.depthwise, block.depthwise_bn),
+            (block.project, block.project_bn),
+        ]
+        if block.expand is not None:
+            pairs.insert(0, (block.expand, block.expand_bn))
+        for j, (conv, bn) in enumerate(pairs):
+            if private:  # conv, BN and ReLU in one flat sequence
+                conv_name, bn_name = f"{3 * j}", f"{3 * j + 1}"
+            elif j < len(pairs) - 1:  # nested conv, BN, ReLU
+                conv_name, bn_name = f"{j}.0", f"{j}.1"
+            else:  # the linear projection
+                conv_name, bn_name = f"{j}", f"{j + 1}"
+            yield f"features.{i}.conv.{conv_name}", conv
+            yield f"features.{i}.conv.{bn_name}", bn
+    prefix = "conv" if private else f"features.{len(blocks) + 1}"
+    yield f"{prefix}.0", head.conv
+    yield f"{prefix}.1", head.bn
+    yield ("classifier" if private else "classifier.1"), model.classifier

@@ -1,0 +1,91 @@
+"""Convolutions that pad the same number of pixels on every side."""
+
+import keras
+from keras import ops
+
+
+def _symmetric_pad(inputs, kernel_size, dilation_rate):
+    pads = [d * (k - 1) // 2 for k, d in zip(kernel_size, dilation_rate)]
+    if not any(pads):
+        return inputs
+    return ops.pad(inputs, [(0, 0), *((p, p) for p in pads), (0, 0)])
+
+
+class _SymmetricPadding:
+    """Pads `(k - 1) // 2` on every side of a strided convolution.
+
+    Keras's `padding="same"` pads a stride-2 convolution of an even size at
+    the bottom and the right only, and so computes another function than the
+    published networks. Without a stride the two are the same, and "same" needs
+    no copy of the input.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.data_format != "channels_last":
+            raise ValueError(
+                "Only `data_format='channels_last'` is supported. "
+                f"Received: data_format={self.data_format!r}"
+            )
+        if any(k % 2 == 0 for k in self.kernel_size):
+            raise ValueError(
+                "`kernel_size` must be odd to be padded symmetrically. "
+                f"Received: kernel_size={self.kernel_size}"
+            )
+        self.padding = "same" if set(self.strides) == {1} else "valid"
+
+    def call(self, inputs):
+        if self.padding == "valid":
+            inputs = _symmetric_pad(
+                inputs, self.kernel_size, self.dilation_rate
+            )
+        return super().call(inputs)
+
+    def compute_output_shape(self, input_shape):
+        batch, *spatial, _ = input_shape
+        spatial = [
+            None if size is None else (size - 1) // stride + 1
+            for size, stride in zip(spatial, self.strides)
+        ]
+        return (batch, *spatial, self._output_channels(input_shape))
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(
+            self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["padding"]  # follows from the strides
+        return config
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with symmetric padding, for odd kernels.
+
+    The output is `(size - 1) // stride + 1` pixels high and wide.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Odd integer, or a pair of them.
+        strides: Integer, or a pair of them.
+        **kwargs: As for `keras.layers.Conv2D`, without `padding`.
+    """
+
+    def _output_channels(self, input_shape):
+        return self.filters
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with symmetric padding, for odd kernels.
+
+    Args:
+        kernel_size: Odd integer, or a pair of them.
+        strides: Integer.
+        **kwargs: As for `keras.layers.DepthwiseConv2D`, without `padding`.
+    """
+
+    def _output_channels(self, input_shape):
+        return input_shape[-1] * self.depth_multiplier

@@ -1,0 +1,160 @@
+"""One BatchNormalization a resolution, everything else shared."""
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_resadapt.layers.batch_normalization import (
+    BatchNormalization,
+    normalize,
+)
+
+
+def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
+    """Returns the resolutions, the largest first, or says what is wrong."""
+    if isinstance(resolutions, int):
+        resolutions = (resolutions,)
+    resolutions = tuple(resolutions)
+    if not resolutions:
+        raise ValueError(
+            "`resolutions` must name at least one resolution in pixels. "
+            f"Received: resolutions={resolutions}"
+        )
+    for resolution in resolutions:
+        if (
+            isinstance(resolution, bool)
+            or not isinstance(resolution, int)
+            or resolution < 1
+        ):
+            raise ValueError(
+                "`resolutions` must be positive integers (pixels). "
+                f"Received: {resolution!r} in resolutions={resolutions}"
+            )
+    if len(set(resolutions)) < len(resolutions):
+        raise ValueError(
+            "`resolutions` must not repeat. "
+            f"Received: resolutions={resolutions}"
+        )
+    return tuple(sorted(resolutions, reverse=True))
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class SwitchableBatchNormalization(keras.layers.Layer):
+    """Private scale, bias, mean and variance for each input resolution.
+
+    For the s-th resolution (RS-Net, section 3.1, equation 3):
+    `y' = gamma_s * (y - mu_s) / sqrt(sigma_s^2 + epsilon) + beta_s`.
+
+    A resolution that was not trained, between two that were, gets the four
+    vectors interpolated linearly between its neighbours' (section 4.3), in
+    inference only.
+
+    Args:
+        resolutions: The trained resolutions of the network's input, in
+            pixels (not of this layer's input).
+        momentum, epsilon, gamma_initializer: As for `BatchNormalization`.
+        extrapolate: Outside the trained range, use the nearest resolution's
+            vectors instead of raising an error.
+
+    Call arguments:
+        inputs: Tensor of shape (batch, height, width, channels).
+        resolution: The resolution of the network's input, in pixels.
+        training: As for `BatchNormalization`.
+
+    Raises:
+        ValueError: For a resolution outside the trained range without
+            `extrapolate`, and for training at one that the layer has not.
+
+    Example:
+
+    >>> bn = SwitchableBatchNormalization(resolutions=(64, 32))
+    >>> y = bn(features, resolution=32, training=True)
+    """
+
+    depends_on = ("resolution",)
+
+    def __init__(
+        self,
+        resolutions: Sequence[int],
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        gamma_initializer="ones",
+        extrapolate: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.resolutions = check_resolutions(resolutions)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.extrapolate = extrapolate
+        self.branches = [
+            BatchNormalization(
+                momentum,
+                epsilon,
+                gamma_initializer,
+                name=f"r{resolution}",
+                dtype=self.dtype_policy,
+            )
+            for resolution in self.resolutions
+        ]
+
+    def build(self, input_shape):
+        for branch in self.branches:
+            branch.build(input_shape)
+
+    def call(self, inputs, resolution, training=None):
+        if resolution in self.resolutions:
+            branch = self.branches[self.resolutions.index(resolution)]
+            return branch(inputs, training=training)
+        if training:
+            raise ValueError(
+                "Only the resolutions that the network has can be trained: "
+                f"{self.resolutions}. Received: resolution={resolution}"
+            )
+        return normalize(
+            inputs, *self._interpolate(resolution), epsilon=self.epsilon
+        )
+
+    def _interpolate(self, resolution):
+        """Mean, variance, gamma and beta for an untrained resolution."""
+        largest, smallest = self.resolutions[0], self.resolutions[-1]
+        if not smallest <= resolution <= largest and not self.extrapolate:
+            raise ValueError(
+                f"`resolution` must be from {smallest} to {largest}, the "
+                f"trained range. Received: resolution={resolution}. Build the "
+                "model with `extrapolate=True` to use the nearest trained "
+                "resolution's statistics outside it."
+            )
+        above = [
+            branch
+            for size, branch in zip(self.resolutions, self.branches)
+            if size >= resolution
+        ]
+        upper = above[-1] if above else self.branches[0]
+        lower = self.branches[min(len(above), len(self.branches) - 1)]
+        if upper is lower:
+            share = 1.0
+        else:
+            high = self.resolutions[len(above) - 1]
+            low = self.resolutions[len(above)]
+            share = (resolution - low) / (high - low)
+        return [
+            share * getattr(upper, name) + (1 - share) * getattr(lower, name)
+            for name in ("moving_mean", "moving_variance", "gamma", "beta")
+        ]
+
+    def compute_output_spec(self, inputs, resolution, training=None):
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "resolutions": self.resolutions,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "gamma_initializer": keras.initializers.serialize(
+                self.gamma_initializer
+            ),
+            "extrapolate": self.extrapolate,
+        }

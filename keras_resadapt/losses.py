@@ -1,0 +1,137 @@
+"""Losses between the predictions of one network's operating points."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+DISTILLATIONS = ("none", "vanilla", "full", "no_ensemble", "largest_only")
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class CrossEntropy(keras.losses.Loss):
+    """Cross-entropy of logits (RS-Net, equation 1).
+
+    Args:
+        label_smoothing: Share of the target spread evenly over all classes,
+            in [0, 1).
+
+    Call arguments:
+        y_true: Class indices of shape (batch,) or (batch, 1), or class
+            probabilities of shape (batch, classes). An index outside
+            [0, classes) makes the loss NaN, so that it cannot go unseen.
+        y_pred: Logits of shape (batch, classes).
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction="sum_over_batch_size",
+        name="cross_entropy",
+        **kwargs,
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                "`label_smoothing` must be in [0, 1). "
+                f"Received: label_smoothing={label_smoothing}"
+            )
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        classes = y_pred.shape[-1]
+        if len(y_true.shape) == 2 and y_true.shape[-1] == classes > 1:
+            targets = ops.cast(y_true, y_pred.dtype)
+        else:
+            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+            valid = ops.logical_and(labels >= 0, labels < classes)
+            targets = ops.one_hot(labels, classes, dtype=y_pred.dtype)
+            targets = ops.where(valid[:, None], targets, float("nan"))
+        if self.label_smoothing:
+            targets = (
+                targets * (1 - self.label_smoothing)
+                + self.label_smoothing / classes
+            )
+        return -ops.sum(targets * ops.log_softmax(y_pred), axis=-1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "label_smoothing": self.label_smoothing,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class Distillation(keras.losses.Loss):
+    """KL(p_teacher || p_student) of logits (RS-Net, equation 7).
+
+    No gradient flows to the teacher.
+
+    Call arguments:
+        y_true: The teacher's logits, of shape (batch, classes).
+        y_pred: The student's logits, of the same shape.
+    """
+
+    def __init__(
+        self, reduction="sum_over_batch_size", name="distillation", **kwargs
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+
+    def call(self, y_true, y_pred):
+        teacher = ops.log_softmax(ops.stop_gradient(y_true))
+        student = ops.log_softmax(y_pred)
+        return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def ensemble_logits(logits: Sequence, weights):
+    """`z_0 = sum_s alpha_s z_s` (RS-Net, equation 5).
+
+    The logits are frozen: what is learnt through the ensemble is its weights.
+
+    Args:
+        logits: S tensors of shape (batch, classes).
+        weights: Tensor of shape (S,), not negative, with sum 1.
+    """
+    stacked = ops.stop_gradient(ops.stack(logits, axis=-1))
+    return ops.sum(stacked * weights, axis=-1)
+
+
+def distillation_loss(
+    logits: Sequence, ensemble, distillation: str = "full", sample_weight=None
+):
+    """Multi-resolution ensemble distillation (RS-Net, section 3.3, table 5).
+
+    With p_0 the ensemble's prediction and p_1, ..., p_S those of the
+    resolutions, the largest first, D the divergence of `Distillation`:
+
+    - `"none"`: 0
+    - `"vanilla"`: sum_s D(p_0 || p_s), equation 8
+    - `"full"`: 2/(S+1) sum_{t=0}^{S-1} sum_{s=t+1}^{S} D(p_t || p_s),
+      equation 10
+    - `"no_ensemble"`: the terms of equation 10 without those of p_0
+    - `"largest_only"`: sum_{s=2}^{S} D(p_1 || p_s)
+
+    Args:
+        logits: S tensors of shape (batch, classes), the largest resolution's
+            first.
+        ensemble: The ensemble's logits, of shape (batch, classes).
+        distillation: Which of the above.
+        sample_weight: Optional weights of shape (batch,).
+    """
+    count = len(logits)
+    predictions = [ensemble, *logits]
+    pairs = {
+        "none": [],
+        "vanilla": [(0, s) for s in range(1, count + 1)],
+        "full": [(t, s) for s in range(1, count + 1) for t in range(s)],
+        "no_ensemble": [
+            (t, s) for s in range(1, count + 1) for t in range(1, s)
+        ],
+        "largest_only": [(1, s) for s in range(2, count + 1)],
+    }[distillation]
+    scale = 2 / (count + 1) if distillation in ("full", "no_ensemble") else 1.0
+    divergence = Distillation()
+    return scale * sum(
+        divergence(predictions[t], predictions[s], sample_weight)
+        for t, s in pairs
+    )

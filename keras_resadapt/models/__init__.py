@@ -1,0 +1,1 @@
+"""The families: how each wires a backbone, and trains it."""

@@ -1,0 +1,232 @@
+"""What the classifiers of all families have in common."""
+
+from collections.abc import Iterable
+
+import keras
+from keras import ops
+
+from keras_resadapt import losses
+from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.profile import ProfileRow
+from keras_resadapt.profile import profile_point
+
+
+class Classifier(keras.Model):
+    """An image classifier that runs at a list of operating points.
+
+    A family sets `operating_points` in its constructor and ends it with
+    `build_from_point`; it defines `call(inputs, point, training)`, which gives
+    the logits at one point for images and a point, and a dict of the logits
+    of all points (and of what else it trains) for what `prepare_inputs` makes
+    of a batch; and `loss_terms`.
+    """
+
+    operating_points: tuple[OperatingPoint, ...]
+    num_classes: int
+
+    def __init__(self, **kwargs):
+        # Pixel values do not fit 16 bits: `Preprocessing` casts.
+        super().__init__(autocast=False, **kwargs)
+        self.classification_loss = losses.CrossEntropy()
+
+    def build(self, input_shape=None):
+        self.built = True
+
+    def build_from_point(self, point: OperatingPoint) -> None:
+        """Creates all variables by one symbolic pass."""
+        size = point.resolution
+        self(keras.Input((size, size, 3)), point=point)
+
+    # === Inference ===
+
+    def logits(self, images, point: OperatingPoint, training: bool = False):
+        """One forward pass at an operating point, and nothing else.
+
+        Args:
+            images: Tensor of shape (batch, resolution, resolution, 3), in the
+                range that `preprocessing` expects.
+            point: Where to run.
+            training: Use the statistics of the batch, and update the running
+                ones.
+
+        Returns:
+            float32 logits of shape (batch, classes).
+        """
+        size = tuple(images.shape[1:3])
+        if point.resolution is not None and any(
+            s not in (None, point.resolution) for s in size
+        ):
+            raise ValueError(
+                f"The operating point {point.name!r} takes images of "
+                f"{point.resolution} x {point.resolution} pixels. "
+                f"Received: {size[0]} x {size[1]}"
+            )
+        return self(images, point=point, training=training)
+
+    def profile(
+        self, points: Iterable[OperatingPoint] | None = None
+    ) -> list[ProfileRow]:
+        """Multiply-adds and parameters, a row an operating point.
+
+        Args:
+            points: The points to count; by default `operating_points`.
+        """
+        return [
+            profile_point(
+                lambda x, p: self(x, point=p),
+                (point.resolution, point.resolution, 3),
+                point,
+            )
+            for point in points or self.operating_points
+        ]
+
+    # === Training ===
+
+    def prepare_inputs(self, images):
+        """What `call` takes in `fit` and `evaluate`, from a batch's images."""
+        raise NotImplementedError
+
+    def loss_terms(self, y, logits: dict, sample_weight=None) -> dict:
+        """The named terms whose sum is the loss."""
+        raise NotImplementedError
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names under which `evaluate` reports metrics."""
+        names = [point.name for point in self.operating_points]
+        return names + ["ensemble"] if len(names) > 1 else names
+
+    @output_names.setter
+    def output_names(self, value):
+        pass  # Keras sets it from the outputs' structure, which has no names.
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        metrics=None,
+        weighted_metrics=None,
+        jit_compile="auto",
+        **kwargs,
+    ):
+        """Configures training; as `keras.Model.compile`, but for two things.
+
+        Args:
+            loss: The classification loss of one tensor of logits,
+                `losses.CrossEntropy()` by default. The model adds the other
+                terms of its method.
+            metrics, weighted_metrics: A list; each is computed for every
+                operating point, as `r224_accuracy`.
+            jit_compile: `"auto"` compiles where it pays: not on a CPU with
+                TensorFlow, where a step would be ten times slower.
+        """
+        loss = losses.CrossEntropy() if loss is None else loss
+        if not isinstance(loss, keras.losses.Loss) or (
+            loss.get_config().get("from_logits", True) is not True
+        ):
+            raise ValueError(
+                "`loss` must be an instance of `keras.losses.Loss` that takes "
+                "logits, such as `keras.losses.CategoricalCrossentropy("
+                "from_logits=True)`, or None for the cross-entropy. "
+                f"Received: loss={loss!r}"
+            )
+        self.classification_loss = loss
+        self._asked_jit_compile = jit_compile
+        if jit_compile == "auto" and _on_tensorflow_cpu():
+            jit_compile = False
+        super().compile(
+            optimizer=optimizer,
+            metrics=self._per_output(metrics),
+            weighted_metrics=self._per_output(weighted_metrics),
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+
+    def _per_output(self, metrics):
+        if metrics is None or isinstance(metrics, dict):
+            return metrics
+
+        def copy(metric):
+            if not isinstance(metric, keras.metrics.Metric):
+                return metric
+            return keras.metrics.deserialize(keras.metrics.serialize(metric))
+
+        metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+        return {
+            name: [copy(metric) for metric in metrics]
+            for name in self.output_names
+        }
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config is not None:
+            config["loss"] = keras.saving.serialize_keras_object(
+                self.classification_loss
+            )
+            config["jit_compile"] = self._asked_jit_compile
+        return config
+
+    def train_step(self, *args):
+        *state, data = args  # JAX passes its state first
+        return super().train_step(*state, self._prepare(data))
+
+    def test_step(self, *args):
+        *state, data = args
+        return super().test_step(*state, self._prepare(data))
+
+    def _prepare(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            raise ValueError("Training and evaluation need labels.")
+        _check_labels(y, self.num_classes)
+        return self.prepare_inputs(x), y, sample_weight
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        terms = self.loss_terms(y, self._named(y_pred), sample_weight)
+        total = sum(terms.values())
+        for loss in self.losses:  # of `add_loss` and regularizers
+            total += ops.cast(self._aggregate_additional_loss(loss), "float32")
+        return total
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred = self._named(y_pred)
+        labels = {name: y for name in y_pred}
+        return super().compute_metrics(x, labels, y_pred, sample_weight)
+
+    def _named(self, y_pred):
+        """Logits by name. Keras builds the metrics from a plain call of the
+        model on a batch, which gives the logits of one point alone."""
+        if isinstance(y_pred, dict):
+            return y_pred
+        return {name: y_pred for name in self.output_names}
+
+
+def _on_tensorflow_cpu() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not (
+        tf.config.list_logical_devices("GPU")
+        or tf.config.list_logical_devices("TPU")
+    )
+
+
+def _check_labels(y, num_classes):
+    """Stops at a class index that the network does not have.
+
+    Only TensorFlow can look at values inside a compiled step; elsewhere, and
+    under XLA, the loss of such a label is NaN.
+    """
+    if keras.backend.backend() != "tensorflow" or len(y.shape) > 1:
+        return
+    import tensorflow as tf
+
+    labels = tf.cast(y, tf.int64)
+    message = f"Labels must be class indices from 0 to {num_classes - 1}."
+    tf.debugging.assert_non_negative(labels, message)
+    tf.debugging.assert_less(
+        labels, tf.constant(num_classes, tf.int64), message
+    )

@@ -1,0 +1,67 @@
+"""The operating point: where on its cost axes a network runs."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatingPoint:
+    """One way of running a resolution-adaptive network.
+
+    An axis that a family lacks stays `None`. A point is passed through every
+    call; nothing is ever switched "active".
+
+    Args:
+        resolution: Height and width of the input in pixels.
+        width: Width multiplier, 1.0 for the full width.
+        exit: Index of the classifier that answers, from 0.
+    """
+
+    resolution: int | None = None
+    width: float | None = None
+    exit: int | None = None
+
+    def __post_init__(self):
+        if self.resolution is not None and not (
+            isinstance(self.resolution, int) and self.resolution > 0
+        ):
+            raise ValueError(
+                "`resolution` must be a positive integer (pixels). "
+                f"Received: resolution={self.resolution!r}"
+            )
+        if self.width is not None and not self.width > 0:
+            raise ValueError(
+                f"`width` must be positive. Received: width={self.width!r}"
+            )
+        if self.exit is not None and not (
+            isinstance(self.exit, int) and self.exit >= 0
+        ):
+            raise ValueError(
+                "`exit` must be an integer from 0. "
+                f"Received: exit={self.exit!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The one name of this point, `"r160_w075_exit2"`.
+
+        It names the output, the metric, the table's row and the signature.
+        """
+        parts = []
+        if self.resolution is not None:
+            parts.append(f"r{self.resolution}")
+        if self.width is not None:
+            parts.append(f"w{round(self.width * 100):03d}")
+        if self.exit is not None:
+            parts.append(f"exit{self.exit}")
+        return "_".join(parts)
+
+    def call(self, layer, inputs, **kwargs) -> Any:
+        """Calls a layer with the parts of this point that it depends on.
+
+        A layer of this package names those axes in `depends_on`, such as
+        `("resolution",)`; a stock Keras layer has none and is called plainly.
+        """
+        for axis in getattr(layer, "depends_on", ()):
+            kwargs[axis] = getattr(self, axis)
+        return layer(inputs, **kwargs)
