@@ -159,12 +159,16 @@ class Classifier(keras.Model):
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        if config is not None:
+        if config:
             config["loss"] = keras.saving.serialize_keras_object(
                 self.classification_loss
             )
             config["jit_compile"] = self._asked_jit_compile
         return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *args):
         *state, data = args  # JAX passes its state first
@@ -194,6 +198,17 @@ class Classifier(keras.Model):
         y_pred = self._named(y_pred)
         labels = {name: y for name in y_pred}
         return super().compute_metrics(x, labels, y_pred, sample_weight)
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        if len(self.output_names) > 1:
+            return results
+        # Keras names the metrics of a single output without the output.
+        (name,) = self.output_names
+        return {
+            key if key == "loss" else f"{name}_{key}": value
+            for key, value in results.items()
+        }
 
     def _named(self, y_pred):
         """Logits by name. Keras builds the metrics from a plain call of the

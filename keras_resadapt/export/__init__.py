@@ -1,0 +1,14 @@
+"""SavedModels for TensorFlow Serving. Needs the TensorFlow backend."""
+
+try:
+    import tensorflow
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "`keras_resadapt.export` needs TensorFlow, and the TensorFlow backend "
+        "of Keras: `pip install tensorflow` and set "
+        "`KERAS_BACKEND=tensorflow`.",
+        name=error.name,
+    ) from error
+
+from keras_resadapt.export.saved_model import export_saved_model
+from keras_resadapt.export.warmup import replay_warmup

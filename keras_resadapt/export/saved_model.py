@@ -1,0 +1,300 @@
+"""Writes a classifier as a SavedModel with a signature an operating point."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_resadapt.data import preprocess_encoded
+from keras_resadapt.export.warmup import write_warmup_requests
+from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.profile import ProfileRow
+
+_DEFAULT = "serving_default"
+_TOP = 5
+
+
+def export_saved_model(
+    model: Classifier,
+    path: str | os.PathLike,
+    class_names: Sequence[str] | None = None,
+    *,
+    points: Iterable[OperatingPoint] | None = None,
+    encoded: bool = True,
+    crop_fraction: float = 0.875,
+    model_name: str | None = None,
+    warmup_batch_sizes: Sequence[int] = (1,),
+) -> dict:
+    """Exports a classifier for TensorFlow Serving, or any TensorFlow runtime.
+
+    All signatures share one copy of the weights. Each operating point has two:
+
+    - `<point.name>`, such as `"r160"`: `images` are float32 pixels of shape
+      (batch, resolution, resolution, 3) in the range that the model's
+      preprocessing expects ([0, 255] for `"imagenet"` and `"unit"`). NaN and
+      infinite values are refused.
+    - `<point.name>_encoded`, such as `"r160_encoded"`: `images` are the bytes
+      of JPEG or PNG files, strings of shape (batch,). The evaluation
+      preprocessing of the papers is part of the graph
+      (`data.preprocess_encoded`); it makes pixels in [0, 255], also for a
+      model with `preprocessing=None`, which gets them as they are.
+      A file that cannot be decoded is refused.
+
+    `"serving_default"` and `"serving_default_encoded"` are the first point's.
+    Every signature returns `logits` and `probabilities`, float32 of shape
+    (batch, classes), and `classes` of shape (batch, min(5, classes)), the
+    best first: names, or int32 indices without `class_names`. An empty batch
+    gives an empty answer. A request with one bad picture fails as a whole,
+    and with it those that the server batched together with it.
+
+    Beside the model lie `assets.extra/tf_serving_warmup_requests`, which
+    TensorFlow Serving replays before it accepts traffic, and
+    `assets.extra/operating_points.json`, what each signature does and costs.
+
+    Args:
+        model: A classifier of this package, on the TensorFlow backend.
+        path: The new folder, on a local disk. TensorFlow Serving wants
+            `<base>/<model>/<version>`, the version an integer, such as
+            `"served/pets/1"`, and is pointed at `<base>/<model>`. The folder
+            appears there complete or not at all.
+        class_names: A name a class, in the order of the logits.
+        points: What to export; by default `model.operating_points`, the
+            largest first.
+        encoded: Whether to add the signatures that take encoded pictures.
+        crop_fraction: Their resolution divided by the short side before the
+            centre crop, in (0, 1].
+        model_name: The name under which the model is served, for the warm-up
+            requests; by default the name of the folder, or of its parent
+            where the folder is a version.
+        warmup_batch_sizes: Batch sizes of the warm-up requests; each
+            signature gets one request a size. Empty for no warm-up.
+
+    Returns:
+        The content of `operating_points.json`.
+
+    Raises:
+        RuntimeError: On another backend than TensorFlow.
+        TypeError: If `model` is not a classifier of this package.
+        FileExistsError: If there is something at `path`.
+        ValueError: For an argument out of its range.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "`export_saved_model` needs the TensorFlow backend: set "
+            "KERAS_BACKEND=tensorflow and load the model again. The backend "
+            f"is {keras.backend.backend()!r}."
+        )
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "`model` must be a classifier of this package, such as an "
+            f"`RSNet`. Received: model={model!r} of type {type(model)}"
+        )
+    path = _check_path(path)
+    class_names = _check_class_names(class_names, model.num_classes)
+    points = _check_points(points, model)
+    if not 0 < crop_fraction <= 1:
+        raise ValueError(
+            "`crop_fraction` must be in (0, 1]. "
+            f"Received: crop_fraction={crop_fraction!r}"
+        )
+
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    # A server that watches the parent takes up whatever has a number for a
+    # name, so that the version must appear there complete.
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+    try:
+        signatures = _write_signatures(
+            model, unfinished, points, class_names, encoded, crop_fraction
+        )
+        write_warmup_requests(
+            unfinished,
+            model_name or _served_name(path),
+            signatures,
+            warmup_batch_sizes,
+        )
+        description = {
+            "model": model.name,
+            "num_classes": model.num_classes,
+            "class_names": class_names,
+            "preprocessing": model.preprocessing.mode,
+            "crop_fraction": crop_fraction if encoded else None,
+            "operating_points": [
+                _describe(row, list(signatures), default=row.point == points[0])
+                for row in model.profile(points)
+            ],
+        }
+        _write_json(unfinished, description)
+        os.rename(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return description
+
+
+# === Signatures ===
+
+
+def _write_signatures(
+    model, folder, points, class_names, encoded, crop_fraction
+) -> dict[str, tf.TensorSpec]:
+    """Writes the SavedModel; returns what each signature takes."""
+    archive = keras.export.ExportArchive()
+    signatures = {}
+
+    def add(name, function, spec):
+        signatures[name] = spec
+        return archive.add_endpoint(name, function, input_signature=[spec])
+
+    encoded_spec = tf.TensorSpec((None,), tf.string, name="images")
+    for point in points:
+        size = point.resolution
+        spec = tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
+        answer = add(point.name, _pixels(model, point, class_names), spec)
+        if encoded:
+            # Calls the function above, so that the file holds its graph once.
+            answer_encoded = add(
+                f"{point.name}_encoded",
+                _encoded(answer, size, crop_fraction),
+                encoded_spec,
+            )
+        if point == points[0]:
+            add(_DEFAULT, answer, spec)
+            if encoded:
+                add(f"{_DEFAULT}_encoded", answer_encoded, encoded_spec)
+    # No `archive.track(model)`: it would store the variables twice.
+    archive.write_out(folder, verbose=False)
+    return signatures
+
+
+def _pixels(model, point, class_names) -> Callable:
+    """The endpoint that takes pixels."""
+
+    def answer(images):
+        images = tf.debugging.assert_all_finite(
+            images, "`images` must hold finite pixel values"
+        )
+        rows = tf.shape(images)[0]
+        # oneDNN's convolutions fail over no rows: run one, and drop it.
+        missing = tf.zeros((tf.maximum(1 - rows, 0), *images.shape[1:]))
+        images = tf.concat([images, missing], axis=0)
+        logits = model.logits(images, point)[:rows]
+        classes = tf.math.top_k(logits, min(_TOP, model.num_classes)).indices
+        if class_names is not None:
+            classes = tf.gather(tf.constant(class_names), classes)
+        return {
+            "logits": logits,
+            "probabilities": tf.nn.softmax(logits),
+            "classes": classes,
+        }
+
+    return answer
+
+
+def _encoded(answer, resolution, crop_fraction) -> Callable:
+    """The endpoint that takes files, in front of one that takes pixels."""
+
+    def preprocess(picture):
+        return preprocess_encoded(picture, resolution, crop_fraction)
+
+    def answer_encoded(images):
+        pixels = tf.map_fn(
+            preprocess,
+            images,
+            fn_output_signature=tf.TensorSpec(
+                (resolution, resolution, 3), tf.float32
+            ),
+        )
+        return answer(pixels)
+
+    return answer_encoded
+
+
+# === Description ===
+
+
+def _describe(row: ProfileRow, signatures: list[str], default: bool) -> dict:
+    """One entry of `operating_points.json`."""
+    names = [row.point.name] + ([_DEFAULT] if default else [])
+    encoded = [f"{name}_encoded" for name in names]
+    return {
+        "name": row.point.name,
+        "resolution": row.point.resolution,
+        "width": row.point.width,
+        "exit": row.point.exit,
+        "madds": row.madds,
+        "params": row.params,
+        "signatures": names,
+        "encoded_signatures": [name for name in encoded if name in signatures],
+    }
+
+
+def _write_json(folder, description) -> None:
+    extra = os.path.join(folder, "assets.extra")
+    os.makedirs(extra, exist_ok=True)
+    file = os.path.join(extra, "operating_points.json")
+    with open(file, "w", encoding="utf-8") as stream:
+        json.dump(description, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+
+
+def _served_name(path: str) -> str:
+    """`"pets"`, of `served/pets/1` and of `served/pets`."""
+    folder, name = os.path.split(path)
+    return os.path.basename(folder) if name.isdecimal() else name
+
+
+# === Checks ===
+
+
+def _check_path(path) -> str:
+    path = os.fspath(path)
+    if not path or "://" in path:
+        raise ValueError(
+            "`path` must be a folder on a local disk. "
+            f"Received: path={path!r}"
+        )
+    path = os.path.abspath(os.path.expanduser(path))
+    if os.path.lexists(path):
+        raise FileExistsError(
+            "`path` must not exist yet: export a new version beside it, or "
+            f"remove it. Received: path={path!r}"
+        )
+    return path
+
+
+def _check_class_names(class_names, num_classes) -> list[str] | None:
+    if class_names is None:
+        return None
+    if isinstance(class_names, (str, bytes)) or not all(
+        isinstance(name, str) for name in class_names
+    ):
+        raise ValueError(
+            "`class_names` must be a sequence of strings. "
+            f"Received: class_names={class_names!r}"
+        )
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"`class_names` must hold a name a class, {num_classes} names. "
+            f"Received: {len(class_names)} names"
+        )
+    # NumPy's strings and others become plain ones, for JSON.
+    return [str(name) for name in class_names]
+
+
+def _check_points(points, model) -> tuple[OperatingPoint, ...]:
+    points = tuple(model.operating_points if points is None else points)
+    if (
+        not points
+        or not all(isinstance(point, OperatingPoint) for point in points)
+        or len({point.name for point in points}) < len(points)
+    ):
+        raise ValueError(
+            "`points` must be one or more operating points of different "
+            f"names. Received: points={points!r}"
+        )
+    return points

@@ -1,0 +1,127 @@
+"""Requests that TensorFlow Serving replays before it accepts traffic.
+
+Without them the first client of every signature waits until the server has
+optimized that signature's graph.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_MAX_REQUESTS = 1000  # TensorFlow Serving refuses a model with more.
+
+
+def write_warmup_requests(
+    path: str | os.PathLike,
+    model_name: str,
+    signatures: Mapping[str, tf.TensorSpec],
+    batch_sizes: Sequence[int] = (1,),
+) -> None:
+    """Adds warm-up requests to a SavedModel.
+
+    Args:
+        path: The folder of the SavedModel.
+        model_name: The name under which it is served.
+        signatures: What each signature takes: the shape of float32 `images`,
+            or strings (encoded pictures).
+        batch_sizes: Each signature gets one request a batch size; none at all
+            if empty.
+
+    Raises:
+        ValueError: For batch sizes that are not positive, and for more than
+            1000 requests, TensorFlow Serving's limit.
+    """
+    batch_sizes = tuple(batch_sizes)
+    if not all(isinstance(size, int) and size > 0 for size in batch_sizes):
+        raise ValueError(
+            "`warmup_batch_sizes` must be positive integers. "
+            f"Received: warmup_batch_sizes={batch_sizes}"
+        )
+    if len(signatures) * len(batch_sizes) > _MAX_REQUESTS:
+        raise ValueError(
+            "`warmup_batch_sizes` must leave at most "
+            f"{_MAX_REQUESTS} requests. Received: {len(batch_sizes)} sizes "
+            f"for {len(signatures)} signatures"
+        )
+    if not batch_sizes:
+        return
+    file = os.path.join(path, _FILE)
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with tf.io.TFRecordWriter(file) as writer:
+        for name, spec in signatures.items():
+            for rows in batch_sizes:
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = model_name
+                request.model_spec.signature_name = name
+                request.inputs[spec.name].CopyFrom(_any_images(spec, rows))
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
+                writer.write(log.SerializeToString())
+
+
+def _any_images(spec: tf.TensorSpec, rows: int):
+    """A batch of grey images as a `TensorProto`."""
+    if spec.dtype == tf.string:
+        grey = tf.fill((256, 341, 3), tf.constant(128, tf.uint8))
+        return tf.make_tensor_proto([tf.io.encode_jpeg(grey).numpy()] * rows)
+    # With a shape, a single value stands for all: the record stays short.
+    return tf.make_tensor_proto(
+        0.0, dtype=spec.dtype, shape=[rows, *spec.shape[1:]]
+    )
+
+
+def replay_warmup(path: str | os.PathLike) -> list[str]:
+    """Runs the warm-up requests of a SavedModel, as a server would.
+
+    Needs nothing but TensorFlow and the SavedModel.
+
+    Args:
+        path: The folder of the SavedModel, a version folder of TensorFlow
+            Serving.
+
+    Returns:
+        The name of each request's signature, in order.
+
+    Raises:
+        FileNotFoundError: Without a SavedModel or without requests at `path`.
+        ValueError: For a request of an unknown signature, and for an output
+            that has not one row an image, which servers refuse.
+        tf.errors.OpError: What a signature raises itself.
+    """
+    requests = list(_read_requests(path))
+    signatures = tf.saved_model.load(os.fspath(path)).signatures
+    for request in requests:
+        name = request.model_spec.signature_name
+        if name not in signatures:
+            raise ValueError(
+                f"There is no signature {name!r} in {os.fspath(path)!r}, "
+                f"which has {sorted(signatures)}."
+            )
+        inputs = {
+            key: tf.constant(tf.make_ndarray(value))
+            for key, value in request.inputs.items()
+        }
+        rows = {value.shape[0] for value in inputs.values()}
+        for key, output in signatures[name](**inputs).items():
+            if {output.shape[0]} != rows:
+                raise ValueError(
+                    f"Output {key!r} of signature {name!r} has "
+                    f"{output.shape[0]} rows for {rows} in the request."
+                )
+    return [request.model_spec.signature_name for request in requests]
+
+
+def _read_requests(path) -> Iterator[predict_pb2.PredictRequest]:
+    file = os.path.join(path, _FILE)
+    if not os.path.isfile(file):
+        raise FileNotFoundError(
+            f"There are no warm-up requests at {file!r}: export the model "
+            "with `warmup_batch_sizes`."
+        )
+    for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        yield log.predict_log.request

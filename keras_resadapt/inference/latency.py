@@ -1,0 +1,70 @@
+"""What an operating point costs in milliseconds, here and now."""
+
+import statistics
+import time
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+from keras_resadapt.operating_point import OperatingPoint
+
+
+def measure_latency(
+    model,
+    points: Iterable[OperatingPoint] | None = None,
+    batch_size: int = 1,
+    repeats: int = 30,
+) -> dict[str, float]:
+    """Median milliseconds an image of a compiled pass at each point.
+
+    The points take turns, so that a machine that slows down slows them all.
+
+    Args:
+        model: A `Classifier`.
+        points: What to measure; by default `model.operating_points`.
+        batch_size: Images a pass.
+        repeats: Timed passes a point, after two that are not.
+
+    Returns:
+        Milliseconds an image by the point's name.
+    """
+    if batch_size < 1 or repeats < 1:
+        raise ValueError(
+            "`batch_size` and `repeats` must be positive. Received: "
+            f"batch_size={batch_size}, repeats={repeats}"
+        )
+    points = list(points or model.operating_points)
+    passes = {point.name: _compiled_pass(model, point) for point in points}
+    images = {
+        point.name: keras.ops.convert_to_tensor(
+            np.zeros(
+                (batch_size, point.resolution, point.resolution, 3), "float32"
+            )
+        )
+        for point in points
+    }
+    times = {name: [] for name in passes}
+    for turn in range(repeats + 2):
+        for name, run in passes.items():
+            start = time.perf_counter()
+            np.asarray(run(images[name]))
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {
+        name: 1e3 * statistics.median(values) / batch_size
+        for name, values in times.items()
+    }
+
+
+def _compiled_pass(model, point):
+    def run(images):
+        return model.logits(images, point)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(run)
+    import tensorflow as tf
+
+    return tf.function(run)

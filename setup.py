@@ -1,0 +1,29 @@
+"""Packaging of keras_resadapt."""
+
+import setuptools
+
+setuptools.setup(
+    name="keras_resadapt",
+    version="0.1.0",
+    description="Image networks that run at many costs, in Keras 3.",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["keras_resadapt*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "keras>=3.15",
+        "matplotlib",
+        "numpy>=2",
+        "tensorflow>=2.21",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "tensorflow-datasets>=4.9.10",
+        "tensorflow-serving-api>=2.21",
+    ],
+    extras_require={
+        "jax": ["jax"],
+        "torch": ["torch"],  # to read PyTorch files, and to compare speed
+        "test": ["pillow", "pytest"],
+    },
+)

@@ -1,0 +1,55 @@
+"""One tiny network for many tests, and two replicas to train on."""
+
+import numpy as np
+import pytest
+import keras_resadapt  # first: it chooses TensorFlow's convolutions
+import keras
+import tensorflow as tf
+
+# Two logical CPUs make a MirroredStrategy of two replicas; only possible
+# before TensorFlow touches its devices.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+RESOLUTIONS = (32, 24, 16)
+
+
+def make_tiny(num_classes=5, resolutions=RESOLUTIONS, **kwargs):
+    """An RS-Net of two blocks for 16 to 32 pixels."""
+    return keras_resadapt.RSNet18(
+        num_classes,
+        resolutions,
+        depths=(1, 1),
+        filters=(8, 16),
+        stem="small",
+        **kwargs,
+    )
+
+
+def randomize(model, seed=0):
+    """Random BatchNormalization in every branch, so that a mix-up shows."""
+    rng = np.random.default_rng(seed)
+    for v in model.variables:
+        if v.path.endswith(("gamma", "moving_variance")):
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif v.path.endswith(("beta", "moving_mean")):
+            v.assign(rng.normal(0, 0.1, v.shape))
+        elif v.path.endswith("alpha"):
+            v.assign(rng.normal(1, 0.5, v.shape))
+    return model
+
+
+@pytest.fixture
+def tiny():
+    keras.utils.set_random_seed(1)
+    return randomize(make_tiny())
+
+
+@pytest.fixture
+def batch():
+    """Images in [0, 255] at the largest resolution, and labels."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    return images, rng.integers(0, 5, 8)

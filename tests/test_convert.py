@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from conftest import make_tiny
+from conftest import randomize
+
+import keras_resadapt
+from keras_resadapt.convert import load_pytorch_state_dict
+from keras_resadapt.convert import rsnet
+
+
+def state_dict_of(model, private=True):
+    """A checkpoint that fits a model, of random arrays."""
+    marker = {"x.bn_0.weight": 0} if private else {}
+    rng = np.random.default_rng(0)
+    return {
+        key: rng.uniform(0.5, 1.5, _torch_shape(variables[0])).astype("f")
+        for key, (variables, _) in rsnet.torch_targets(model, marker).items()
+    }
+
+
+def _torch_shape(variable):
+    shape = tuple(variable.shape)
+    if len(shape) == 4:
+        if "depthwise" in variable.path:
+            return shape[2], 1, shape[0], shape[1]
+        return shape[3], shape[2], shape[0], shape[1]
+    return shape[::-1]
+
+
+def test_wrappers_prefixes_and_alpha(tiny, batch):
+    plain = {**state_dict_of(tiny), "alpha": np.array([3.0, 2.0, 1.0], "f")}
+    load_pytorch_state_dict(tiny, plain)
+    expected = tiny(batch[0]).numpy()
+    np.testing.assert_allclose(tiny.alpha, [3, 2, 1])
+    other = make_tiny()
+    wrapped = {f"module.{k}": v for k, v in plain.items()}
+    wrapped["module.bn1.bn_0.num_batches_tracked"] = np.array(7)
+    load_pytorch_state_dict(other, {"epoch": 3, "state_dict": wrapped})
+    np.testing.assert_allclose(other(batch[0]), expected)
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "mobilenetv2"])
+def test_a_plain_network_starts_every_resolution(backbone):
+    if backbone == "resnet":
+        model = make_tiny()
+        keys = {"layer2.0.downsample.1.running_var", "fc.bias", "conv1.weight"}
+    else:
+        model = keras_resadapt.RSMobileNetV2(
+            5, (64, 32), alpha=0.25, stem="small"
+        )
+        keys = {
+            "features.1.conv.0.0.weight", "features.1.conv.2.weight",
+            "features.2.conv.1.1.running_mean", "features.2.conv.3.bias",
+            "features.18.0.weight", "classifier.1.bias",
+        }
+    checkpoint = state_dict_of(randomize(model), private=False)
+    assert keys <= set(checkpoint)
+    load_pytorch_state_dict(model, checkpoint)
+    bn = model.backbone.stages[1][0]
+    bn = bn.bns[0] if backbone == "resnet" else bn.depthwise_bn
+    for branch in bn.branches[1:]:
+        np.testing.assert_array_equal(branch.gamma, bn.branches[0].gamma)
+        np.testing.assert_array_equal(
+            branch.moving_mean, bn.branches[0].moving_mean
+        )
+
+
+def test_every_problem_is_named_and_nothing_changed(tiny):
+    checkpoint = state_dict_of(tiny)
+    del checkpoint["fc.module.bias"]
+    checkpoint["layer9.0.conv1.module.weight"] = np.zeros((3, 3, 3, 3), "f")
+    checkpoint["conv1.module.weight"] = np.zeros((8, 3, 7, 7), "f")
+    checkpoint["fc.module.weight"] = np.zeros(3, "f")
+    before = tiny.get_weights()
+    with pytest.raises(ValueError) as error:
+        load_pytorch_state_dict(tiny, checkpoint)
+    for key in (
+        "missing: fc.module.bias",
+        "layer9.0.conv1.module.weight",
+        "conv1.module.weight: (8, 3, 7, 7)",
+        "fc.module.weight: (3,)",
+    ):
+        assert key in str(error.value)
+    for a, b in zip(before, tiny.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_of_more_resolutions(tiny):
+    more = state_dict_of(make_tiny(resolutions=(32, 28, 24, 16)))
+    with pytest.raises(ValueError, match="not in the model: bn1.bn_3.bias"):
+        load_pytorch_state_dict(tiny, more)
+
+
+def test_files(tiny, batch, tmp_path):
+    with pytest.raises(ValueError, match="existing file.*nowhere"):
+        load_pytorch_state_dict(tiny, "nowhere.pth")
+    torch = pytest.importorskip("torch", reason="torch is an optional extra")
+    checkpoint = state_dict_of(tiny)
+    load_pytorch_state_dict(tiny, checkpoint)
+    path = tmp_path / "net.pth.tar"
+    tensors = {f"module.{k}": torch.tensor(v) for k, v in checkpoint.items()}
+    torch.save({"epoch": 1, "state_dict": tensors}, path)
+    other = make_tiny()
+    load_pytorch_state_dict(other, path)
+    np.testing.assert_allclose(other(batch[0]), tiny(batch[0]))
+
+
+def test_only_known_models():
+    import keras
+
+    with pytest.raises(TypeError, match="RSNet.*Sequential"):
+        load_pytorch_state_dict(keras.Sequential(), {})

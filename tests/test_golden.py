@@ -1,0 +1,132 @@
+"""The authors' code and ours compute the same function."""
+
+import json
+import pathlib
+
+import golden
+import keras_resadapt
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resadapt import training
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+def load(name):
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "name, constructor",
+    [
+        ("rsnet_resnet18", keras_resadapt.RSNet18),
+        ("rsnet_mobilenetv2", keras_resadapt.RSMobileNetV2),
+    ],
+)
+def test_logits_madds_and_parameters(name, constructor):
+    reference = load(name)
+    model = constructor(preprocessing=None)
+    weights = {k: golden.array(k, s) for k, s in reference["state_dict"]}
+    keras_resadapt.convert.load_pytorch_state_dict(model, weights)
+    trainable = sum(np.prod(v.shape) for v in model.trainable_variables)
+    assert trainable - len(model.resolutions) == reference["num_params"]
+    for path, row in zip(reference["paths"], model.profile(), strict=True):
+        assert row.point.resolution == path["resolution"]
+        assert row.madds == path["madds"]
+        assert row.params == reference["params_at_one_resolution"]
+        logits = model(golden.images(path["resolution"])).numpy()
+        np.testing.assert_allclose(
+            logits[:, :8],
+            path["logits_first8_float64"],
+            atol=1e-4 * path["max_abs"],
+        )
+        np.testing.assert_allclose(
+            np.linalg.norm(logits), path["l2"], rtol=1e-5
+        )
+
+
+def test_training_steps():
+    reference = load("train_rsnet_resnet18")
+    config = reference["config"]
+    model = keras_resadapt.RSNet18(10, config["sizes"], preprocessing=None)
+    weights = {}
+    for key, shape in load("rsnet_resnet18")["state_dict"]:
+        if ".bn_3." in key or ".bn_4." in key:
+            continue
+        shape = [10, *shape[1:]] if key.startswith("fc") else shape
+        weights[key] = golden.array(key, shape)
+    keras_resadapt.convert.load_pytorch_state_dict(model, weights)
+    images = tuple(golden.images(r, 8) for r in config["sizes"])
+    labels = golden.labels(10, 8)
+    stem = model.backbone.stages[0][0]
+    watched = {
+        "conv1.module.weight": stem.conv1.kernel,
+        "bn1.bn_0.weight": stem.bn1.branches[0].gamma,
+        "layer4.1.bn2.bn_2.bias": (
+            model.backbone.stages[4][1].bns[1].branches[2].beta
+        ),
+        "fc.module.weight": model.classifier.kernel,
+        "bn1.bn_0.running_mean": stem.bn1.branches[0].moving_mean,
+        "bn1.bn_2.running_var": stem.bn1.branches[2].moving_variance,
+    }
+
+    optimizer = training.SGD(
+        config["lr"],
+        momentum=config["momentum"],
+        weight_decay=config["weight_decay"],
+    )
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            terms = model.loss_terms(labels, model(images, training=True))
+            loss = sum(terms.values())
+        variables = model.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        optimizer.apply_gradients(zip(gradients, variables))
+        return terms, gradients
+
+    optimizer.build(model.trainable_variables)
+    # The first step is the tight check, later ones drift by rounding.
+    for expected, rtol in zip(reference["steps"], (1e-4, 1e-3, 5e-3)):
+        terms, gradients = step()
+        by_path = {
+            v.path: g for v, g in zip(model.trainable_variables, gradients)
+        }
+        for term, value in {
+            "classification": sum(expected["ce_per_size"]),
+            "ensemble": expected["ce_ensemble"],
+            "distillation": 0.5
+            * (expected["kd_ensemble_sum"] + expected["kd_topdown_sum"]),
+        }.items():
+            np.testing.assert_allclose(terms[term], value, rtol=rtol)
+        for key, value in expected["grad_l2"].items():
+            if key in watched:
+                norm = np.linalg.norm(by_path[watched[key].path])
+                np.testing.assert_allclose(norm, value, rtol=5 * rtol)
+        np.testing.assert_allclose(
+            by_path[model.alpha.path], expected["alpha_grad"], rtol=10 * rtol
+        )
+        for key, value in expected["after_l2"].items():
+            if key in watched:
+                np.testing.assert_allclose(
+                    np.linalg.norm(watched[key]), value, rtol=rtol
+                )
+        np.testing.assert_allclose(
+            model.alpha, expected["alpha_after"], rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    "constructor, params, madds",
+    [  # torchvision's networks at 224 pixels
+        (keras_resadapt.RSNet34, 21_797_672, 3_663_761_408),
+        (keras_resadapt.RSNet50, 25_557_032, 4_089_184_256),
+        (keras_resadapt.RSNet101, 44_549_160, 7_801_405_440),
+    ],
+)
+def test_the_other_resnets(constructor, params, madds):
+    (row,) = constructor(resolutions=224).profile()
+    assert (row.params, row.madds) == (params, madds)

@@ -1,0 +1,113 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resadapt import losses
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def divergence(teacher, student):
+    """Equation 7."""
+    p, q = softmax(teacher), softmax(student)
+    return np.mean(np.sum(p * np.log(p / q), -1))
+
+
+@pytest.fixture
+def predictions():
+    """p_0, the ensemble's, and p_1 to p_3, as logits."""
+    return np.random.default_rng(0).normal(0, 2, (4, 6, 5)).astype("float32")
+
+
+class TestCrossEntropy:
+    labels = np.array([0, 3, 4, 1, 1, 2])
+
+    def test_equation_1(self, predictions):
+        z = predictions[0]
+        expected = -np.mean(np.log(softmax(z))[np.arange(6), self.labels])
+        for y in (self.labels, self.labels[:, None], np.eye(5)[self.labels]):
+            np.testing.assert_allclose(
+                losses.CrossEntropy()(y, z), expected, rtol=1e-5
+            )
+
+    def test_label_smoothing(self, predictions):
+        targets = 0.9 * np.eye(5)[self.labels] + 0.1 / 5
+        expected = -np.mean(np.sum(targets * np.log(softmax(predictions[0])), -1))
+        np.testing.assert_allclose(
+            losses.CrossEntropy(0.1)(self.labels, predictions[0]),
+            expected,
+            rtol=1e-5,
+        )
+
+    def test_a_label_out_of_range_cannot_go_unseen(self, predictions):
+        for label in (-1, 5):
+            y = np.array([0, 3, label, 1, 1, 2])
+            assert np.isnan(losses.CrossEntropy()(y, predictions[0]))
+
+    def test_bad_smoothing(self):
+        with pytest.raises(ValueError, match="`label_smoothing`"):
+            losses.CrossEntropy(1.0)
+
+
+def test_ensemble_is_equation_5_and_freezes_the_logits(predictions):
+    logits = [tf.Variable(z) for z in predictions[1:]]
+    alpha = tf.Variable([0.5, 0.3, 0.2])
+    with tf.GradientTape() as tape:
+        z0 = losses.ensemble_logits(logits, alpha)
+        total = tf.reduce_sum(z0**2)
+    expected = np.tensordot([0.5, 0.3, 0.2], predictions[1:], 1)
+    np.testing.assert_allclose(z0, expected, rtol=1e-4, atol=1e-5)
+    gradients = tape.gradient(total, [alpha, *logits])
+    assert gradients[0] is not None
+    assert gradients[1:] == [None, None, None]
+
+
+PAIRS = {  # teacher, student; 0 is the ensemble
+    "none": [],
+    "vanilla": [(0, 1), (0, 2), (0, 3)],
+    "full": [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)],
+    "no_ensemble": [(1, 2), (1, 3), (2, 3)],
+    "largest_only": [(1, 2), (1, 3)],
+}
+
+
+@pytest.mark.parametrize("distillation", losses.DISTILLATIONS)
+def test_distillation_terms(predictions, distillation):
+    scale = 2 / 4 if distillation in ("full", "no_ensemble") else 1
+    expected = scale * sum(
+        divergence(predictions[t], predictions[s])
+        for t, s in PAIRS[distillation]
+    )
+    variables = [tf.Variable(z) for z in predictions]
+    with tf.GradientTape() as tape:
+        loss = losses.distillation_loss(
+            variables[1:], variables[0], distillation
+        ) + 0 * tf.reduce_sum(variables[0] * 0)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-6)
+    gradients = tape.gradient(loss, variables)
+    students = {s for _, s in PAIRS[distillation]}
+    for i, gradient in enumerate(gradients):
+        moved = gradient is not None and np.abs(gradient).max() > 0
+        assert moved == (i in students)
+
+
+def test_sample_weights_weigh_every_term(predictions):
+    weights = np.array([1, 0, 0, 0, 0, 0], "float32")
+    loss = losses.distillation_loss(
+        list(predictions[1:]), predictions[0], "full", weights
+    )
+    expected = sum(
+        divergence(predictions[t, :1], predictions[s, :1])
+        for t, s in PAIRS["full"]
+    )
+    np.testing.assert_allclose(loss, 0.5 * expected / 6, rtol=1e-4)
+
+
+def test_losses_are_serializable():
+    loss = losses.CrossEntropy(0.1)
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert copy.label_smoothing == 0.1
