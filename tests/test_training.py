@@ -1,0 +1,278 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_tiny
+from conftest import randomize
+
+import keras_resadapt
+from keras_resadapt import training
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class TestSGD:
+    def reference(self, w, gradients, rate, momentum, decay, nesterov):
+        velocity = np.zeros_like(w)
+        for gradient in gradients:
+            g = gradient + decay * w
+            velocity = momentum * velocity + g
+            w = w - rate * (g + momentum * velocity if nesterov else velocity)
+        return w
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_weight_decay_is_coupled(self, nesterov):
+        rng = np.random.default_rng(0)
+        w, *gradients = rng.normal(size=(4, 5)).astype("float32")
+        variable = keras.Variable(w)
+        optimizer = training.SGD(0.1, 0.9, nesterov, weight_decay=0.3)
+        for gradient in gradients:
+            optimizer.apply([tf.constant(gradient)], [variable])
+        expected = self.reference(w, gradients, 0.1, 0.9, 0.3, nesterov)
+        np.testing.assert_allclose(variable, expected, rtol=1e-5)
+
+    def test_exclusion(self):
+        decayed, free = keras.Variable([1.0]), keras.Variable([1.0])
+        optimizer = training.SGD(0.1, weight_decay=0.5)
+        optimizer.exclude_from_weight_decay(var_list=[free])
+        zero = tf.zeros(1)
+        optimizer.apply([zero, zero], [decayed, free])
+        np.testing.assert_allclose(decayed, [0.95])
+        np.testing.assert_allclose(free, [1.0])
+
+    def test_config(self):
+        optimizer = training.SGD(0.2, 0.8, True, weight_decay=1e-3)
+        copy = keras.optimizers.deserialize(
+            keras.optimizers.serialize(optimizer)
+        )
+        assert copy.get_config() == optimizer.get_config()
+        with pytest.raises(ValueError, match="`weight_decay`.*-1"):
+            training.SGD(weight_decay=-1)
+
+
+class TestRecipe:
+    def test_the_papers_recipes(self):
+        recipe = training.RSNET_RESNET
+        optimizer = recipe.optimizer(steps_per_epoch=10, batch_size=256)
+        rate = optimizer._learning_rate
+        np.testing.assert_allclose(rate(0), 0.1)
+        np.testing.assert_allclose(rate(600), 0.05, rtol=1e-5)
+        np.testing.assert_allclose(rate(1200), 0, atol=1e-7)
+        assert (optimizer.momentum, optimizer.l2) == (0.9, 1e-4)
+        mobile = training.RSNET_MOBILENET_V2
+        assert (mobile.learning_rate, mobile.weight_decay) == (0.05, 4e-5)
+
+    def test_scaling_warmup_and_accumulation(self):
+        recipe = training.Recipe(10, 0.1, 0, warmup_epochs=2)
+        rate = recipe.optimizer(20, 512)._learning_rate
+        np.testing.assert_allclose(rate(20), 0.1)
+        np.testing.assert_allclose(rate(40), 0.2)
+        np.testing.assert_allclose(rate(200), 0, atol=1e-7)
+        rate = recipe.optimizer(
+            20, 64, gradient_accumulation_steps=4
+        )._learning_rate
+        np.testing.assert_allclose(rate(10), 0.1)
+        np.testing.assert_allclose(rate(50), 0, atol=1e-7)
+
+
+def test_strategy_scope():
+    with training.strategy_scope("none"):
+        assert not tf.distribute.has_strategy()
+    with training.strategy_scope("mirrored"):
+        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+    with pytest.raises(ValueError, match="`strategy`.*'tpu'"):
+        training.strategy_scope("tpu")
+
+
+def test_two_replicas_train_as_one(batch):
+    """Losses, metrics, weights and BN statistics of the whole batch."""
+    images = tf.data.Dataset.from_tensors(batch).repeat(3).unbatch().batch(8)
+    results = []
+    for name in ("none", "mirrored"):
+        with training.strategy_scope(name):
+            keras.utils.set_random_seed(3)
+            model = randomize(make_tiny())
+            model.compile(
+                training.SGD(0.05, weight_decay=1e-3), metrics=["accuracy"]
+            )
+        history = model.fit(images, epochs=2, verbose=0, shuffle=False)
+        logs = model.evaluate(images, verbose=0, return_dict=True)
+        results.append((history.history, logs, model.get_weights()))
+    (history_1, logs_1, weights_1), (history_2, logs_2, weights_2) = results
+    for key in history_1:
+        np.testing.assert_allclose(
+            history_1[key], history_2[key], rtol=1e-5, err_msg=key
+        )
+    for key in logs_1:
+        np.testing.assert_allclose(logs_1[key], logs_2[key], rtol=1e-5)
+    for a, b in zip(weights_1, weights_2):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+JAX_SCRIPT = """
+import json, sys
+sys.modules["tensorflow"] = None  # it must not be needed
+import numpy as np
+import keras_resadapt, keras
+from keras_resadapt.training import SGD
+assert keras.backend.backend() == "jax"
+folder = sys.argv[1]
+data = np.load(folder + "/batch.npz")
+model = keras_resadapt.RSNet18(5, (32, 24, 16), depths=(1, 1),
+                               filters=(8, 16), stem="small",
+                               weights=folder + "/tiny.weights.h5")
+model.compile(SGD(0.05, weight_decay=1e-3), metrics=["accuracy"])
+history = model.fit(data["images"], data["labels"], epochs=2, verbose=0,
+                    batch_size=8, shuffle=False).history
+logs = model.evaluate(data["images"], data["labels"], verbose=0,
+                      return_dict=True)
+model.save(folder + "/jax.keras")
+json.dump([history, logs, [r.madds for r in model.profile()]],
+          open(folder + "/jax.json", "w"))
+"""
+
+
+def test_jax_trains_the_same_without_tensorflow(tiny, batch, tmp_path):
+    pytest.importorskip("jax", reason="jax is an optional extra")
+    np.savez(tmp_path / "batch.npz", images=batch[0], labels=batch[1])
+    tiny.save_weights(tmp_path / "tiny.weights.h5")
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": ROOT,
+    }
+    subprocess.run(
+        [sys.executable, "-c", JAX_SCRIPT, str(tmp_path)],
+        env=environment, check=True,
+    )
+    history, logs, madds = json.loads((tmp_path / "jax.json").read_text())
+    tiny.compile(training.SGD(0.05, weight_decay=1e-3), metrics=["accuracy"])
+    ours = tiny.fit(*batch, epochs=2, verbose=0, shuffle=False).history
+    assert madds == [row.madds for row in tiny.profile()]
+    assert set(history) == set(ours)
+    for key in ours:
+        np.testing.assert_allclose(history[key], ours[key], rtol=1e-3)
+    copy = keras.saving.load_model(tmp_path / "jax.keras")
+    # Two steps of rounding apart
+    np.testing.assert_allclose(copy(batch[0]), tiny(batch[0]), atol=1e-2)
+    theirs = copy.evaluate(*batch, verbose=0, return_dict=True)
+    np.testing.assert_allclose(theirs["loss"], logs["loss"], rtol=1e-4)
+
+
+def train_rsnet(output_dir, *arguments, **kwargs):
+    """The example as a user runs it, tiny and deterministic."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            os.path.join(ROOT, "examples", "train_rsnet.py"),
+            f"--output_dir={output_dir}",
+            "--resolutions=32,16", "--depths=1", "--filters=4",
+            "--batch_size=500", "--epochs=4", "--deterministic",
+            *arguments,
+        ],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        **kwargs,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def wait_for(process, path):
+    for _ in range(1200):
+        if os.path.exists(path):
+            return
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_killed_and_interrupted_runs_resume_to_the_same_weights(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(train_rsnet(whole))
+
+    killed = train_rsnet(parts)
+    wait_for(killed, parts / "checkpoint" / "epoch_0001.keras")
+    killed.kill()
+    killed.communicate()
+    assert os.listdir(parts / "checkpoint")
+
+    interrupted = train_rsnet(parts, "--resume")
+    wait_for(interrupted, parts / "checkpoint" / "epoch_0003.keras")
+    interrupted.send_signal(signal.SIGINT)
+    output, _ = interrupted.communicate(timeout=120)
+    # It may have finished first; interrupted, it says how to go on.
+    assert interrupted.returncode == 0 or "--resume" in output, output[-3000:]
+
+    output = finish(train_rsnet(parts, "--resume"))
+    assert "Resuming after epoch" in output
+    weights = [
+        keras.saving.load_model(folder / "model.keras").get_weights()
+        for folder in (whole, parts)
+    ]
+    for a, b in zip(*weights):
+        np.testing.assert_array_equal(a, b)
+    logs = [(folder / "log.csv").read_text() for folder in (whole, parts)]
+    assert logs[0] == logs[1]
+    table = json.loads((parts / "table.json").read_text())
+    assert [row["resolution"] for row in table] == [32, 16]
+    assert (parts / "accuracy_cost.png").stat().st_size > 5000
+
+    again = train_rsnet(parts)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode != 0
+    assert "exists" in output and "--resume" in output
+
+
+def test_checkpoints_are_whole_or_absent(tmp_path, batch):
+    model = make_tiny()
+    model.compile(training.SGD(0.1))
+    assert training.load_last_checkpoint(str(tmp_path / "none")) is None
+    folder = str(tmp_path / "checkpoint")
+    model.fit(
+        *batch, epochs=2, verbose=0,
+        callbacks=[training.EpochCheckpoint(folder)],
+    )
+    assert os.listdir(folder) == ["epoch_0002.keras"]
+    # What a killed process leaves behind does no harm
+    open(os.path.join(folder, "partial.keras"), "w").close()
+    copy, epochs = training.load_last_checkpoint(folder)
+    assert epochs == 2
+    assert int(copy.optimizer.iterations) == 2
+    for a, b in zip(model.optimizer.variables, copy.optimizer.variables):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_latency_and_plot(tiny, tmp_path):
+    from keras_resadapt import analysis
+    from keras_resadapt import inference
+
+    latency = inference.measure_latency(tiny, repeats=3)
+    assert list(latency) == ["r32", "r24", "r16"]
+    assert all(0 < ms < 1e4 for ms in latency.values())
+    with pytest.raises(ValueError, match="batch_size=0"):
+        inference.measure_latency(tiny, batch_size=0)
+    path = tmp_path / "plot.png"
+    rows = [(r.point.name, r.madds, 0.5) for r in tiny.profile()]
+    analysis.plot_accuracy_cost({"tiny": rows, "other": rows[:1]}, str(path))
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="`curves`"):
+        analysis.plot_accuracy_cost({"tiny": []}, str(path))
+
+
+def test_version():
+    assert keras_resadapt.__version__ in open(
+        os.path.join(ROOT, "setup.py")
+    ).read()
