@@ -53,7 +53,7 @@ def profile_point(
     """
     recorder = _RecordingPoint(**dataclasses.asdict(point))
     images = keras.KerasTensor((1, *input_shape))
-    _symbolic_call(lambda x: forward(x, recorder), images)
+    symbolic_call(lambda x: forward(x, recorder), images)
     return ProfileRow(
         point,
         madds=sum(_madds(*call) for call in recorder.calls),
@@ -66,8 +66,8 @@ def profile_point(
     )
 
 
-def _symbolic_call(function, inputs):
-    """Runs a function on shapes alone."""
+def symbolic_call(function, inputs: keras.KerasTensor):
+    """Runs a function of layers on shapes alone, which builds the layers."""
 
     class Symbolic(keras.layers.Layer):
         def build(self, input_shape):

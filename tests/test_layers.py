@@ -166,6 +166,14 @@ class TestConvolution:
         np.testing.assert_allclose(y, expected, atol=1e-5)
         assert conv.compute_output_shape(x.shape) == tuple(y.shape)
 
+    @pytest.mark.parametrize("channels", [1, 4, 7, 8])
+    def test_few_channels(self, channels):
+        conv = layers.Conv2D(5, 3)
+        x = features((2, 8, 8, channels))
+        y = conv(x)
+        expected = tf.nn.conv2d(x, conv.kernel.value, 1, "SAME")
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+
     def test_depthwise_pads_every_side_alike(self):
         conv = layers.DepthwiseConv2D(3, strides=2)
         x = features((2, 8, 8, 3))

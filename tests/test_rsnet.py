@@ -72,11 +72,11 @@ class TestForward:
             make_tiny()(images)
         assert make_tiny(extrapolate=True)(images).shape == (8, 5)
 
-    def test_predict_takes_images_of_one_resolution(self, tiny, batch):
-        images = np.array(layers.resize_bilinear(batch[0], 16))
-        np.testing.assert_allclose(
-            tiny.predict(images, verbose=0), tiny(images), atol=1e-5
-        )
+    def test_predict_at_one_resolution_after_the_other(self, tiny, batch):
+        for resolution in (32, 16, 24, 16):
+            images = np.array(layers.resize_bilinear(batch[0], resolution))
+            logits = tiny.predict(images, batch_size=5, verbose=0)
+            np.testing.assert_allclose(logits, tiny(images), atol=1e-5)
 
     def test_uint8_images(self, tiny, batch):
         images = batch[0].astype("uint8")

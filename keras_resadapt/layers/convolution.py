@@ -73,6 +73,17 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
         **kwargs: As for `keras.layers.Conv2D`, without `padding`.
     """
 
+    def convolution_op(self, inputs, kernel):
+        missing = 8 - inputs.shape[-1]
+        if missing in range(1, 5) and keras.backend.backend() == "tensorflow":
+            # oneDNN's gradient of a convolution over 4 to 7 channels writes
+            # past its buffers on processors with AVX2 (TensorFlow 2.21).
+            inputs = ops.pad(inputs, [(0, 0)] * 3 + [(0, missing)])
+            kernel = ops.pad(
+                kernel, [(0, 0), (0, 0), (0, missing), (0, 0)]
+            )
+        return super().convolution_op(inputs, kernel)
+
     def _output_channels(self, input_shape):
         return self.filters
 

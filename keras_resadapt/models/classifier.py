@@ -9,6 +9,7 @@ from keras_resadapt import losses
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 from keras_resadapt.profile import profile_point
+from keras_resadapt.profile import symbolic_call
 
 
 class Classifier(keras.Model):
@@ -35,7 +36,10 @@ class Classifier(keras.Model):
     def build_from_point(self, point: OperatingPoint) -> None:
         """Creates all variables by one symbolic pass."""
         size = point.resolution
-        self(keras.Input((size, size, 3)), point=point)
+        symbolic_call(
+            lambda images: self(images, point=point),
+            keras.KerasTensor((1, size, size, 3)),
+        )
 
     # === Inference ===
 
@@ -177,6 +181,32 @@ class Classifier(keras.Model):
     def test_step(self, *args):
         *state, data = args
         return super().test_step(*state, self._prepare(data))
+
+    def make_predict_function(self, force=False):
+        """One compiled function a resolution.
+
+        Keras would compile one for all shapes, in which the resolution, on
+        which the pass depends, is unknown.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return super().make_predict_function(force)
+        if self.predict_function is not None and not force:
+            return self.predict_function
+        import tensorflow as tf
+
+        functions = {}
+
+        def predict_function(data):
+            images = tf.nest.flatten(data, expand_composites=True)
+            key = tuple(tuple(x.shape[1:]) for x in images)
+            if key not in functions:
+                super(Classifier, self).make_predict_function(force=True)
+                functions[key] = self.predict_function
+                self.predict_function = predict_function
+            return functions[key](data)
+
+        self.predict_function = predict_function
+        return predict_function
 
     def _prepare(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

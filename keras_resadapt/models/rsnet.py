@@ -133,10 +133,10 @@ class RSNet(Classifier):
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
         if not isinstance(inputs, (list, tuple)):
             point = point or self._point_of(inputs)
-            return self._logits(inputs, point)
+            return self._logits(inputs, point, training)
         self._check_pyramid(inputs)
         logits = {
-            point.name: self._logits(images, point)
+            point.name: self._logits(images, point, training)
             for point, images in zip(self.operating_points, inputs)
         }
         if len(logits) > 1:
@@ -145,9 +145,11 @@ class RSNet(Classifier):
             )
         return logits
 
-    def _logits(self, images, point):
+    def _logits(self, images, point, training):
         x = self.preprocessing(images)
-        x = self.pool(self.backbone(x, point=point))
+        # JAX calls `call` itself, so that `training` reaches no inner layer
+        # unless it is passed on.
+        x = self.pool(self.backbone(x, point=point, training=training))
         # Probabilities and losses want more than 16 bits.
         return ops.cast(point.call(self.classifier, x), "float32")
 
