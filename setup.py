@@ -24,6 +24,6 @@ setuptools.setup(
     extras_require={
         "jax": ["jax"],
         "torch": ["torch"],  # to read PyTorch files, and to compare speed
-        "test": ["pillow", "pytest"],
+        "test": ["jax", "pillow", "pytest"],
     },
 )

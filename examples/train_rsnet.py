@@ -32,6 +32,7 @@ from keras_resadapt import inference
 from keras_resadapt import training
 
 import keras
+import tensorflow as tf
 
 MODELS = {
     "resnet18": keras_resadapt.RSNet18,
@@ -50,7 +51,7 @@ flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard (to install).")
 flags.DEFINE_bool("resume", False, "Go on with the run in --output_dir.")
 
 flags.DEFINE_enum("model", "resnet18", list(MODELS), "The network.")
-flags.DEFINE_list("resolutions", ["64", "48", "32"], "In pixels.")
+flags.DEFINE_list("resolutions", ["48", "32", "16"], "In pixels.")
 flags.DEFINE_enum(
     "distillation", "full", keras_resadapt.losses.DISTILLATIONS, "As RSNet's."
 )
@@ -215,6 +216,10 @@ def train(model, train_source, validation_source, initial_epoch, steps):
             validation_data=evaluation_batches(validation_source, model),
             callbacks=callbacks,
         )
+    except tf.errors.InvalidArgumentError:
+        for source in (train_source, validation_source):
+            data.check_pictures(source)  # names what cannot be decoded
+        raise
     except KeyboardInterrupt:
         raise SystemExit(
             "\nInterrupted. The same command with --resume goes on from the "
@@ -274,13 +279,23 @@ def report(model, validation_source) -> list[dict]:
     return table
 
 
+def save_samples(source, folder: str, count: int = 4) -> None:
+    """Writes some pictures of a source as files, to try the network on."""
+    os.makedirs(folder, exist_ok=True)
+    for i, (picture, label, _) in enumerate(source.dataset.take(count)):
+        name = source.class_names[int(label)].replace(" ", "_")
+        if not source.encoded:
+            picture = tf.io.encode_png(picture)
+        kind = "png" if picture.numpy()[:4] == b"\x89PNG" else "jpg"
+        path = os.path.join(folder, f"{i}_{os.path.basename(name)}.{kind}")
+        tf.io.write_file(path, picture)
+
+
 def main(_):
     prepare_output_dir(FLAGS.output_dir, FLAGS.resume)
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(FLAGS.policy)
     if FLAGS.deterministic:
-        import tensorflow as tf
-
         tf.config.experimental.enable_op_determinism()
 
     train_source, validation_source = (
@@ -308,11 +323,12 @@ def main(_):
                 "training graph, which can take a minute."
             )
             train(model, train_source, validation_source, epochs, steps)
+        model.save(os.path.join(FLAGS.output_dir, "model.keras"))
         report(model, validation_source)
 
-    model.save(os.path.join(FLAGS.output_dir, "model.keras"))
     with open(os.path.join(FLAGS.output_dir, "class_names.txt"), "w") as file:
         file.writelines(f"{name}\n" for name in train_source.class_names)
+    save_samples(validation_source, os.path.join(FLAGS.output_dir, "samples"))
     for source in (train_source, validation_source):
         if broken := data.check_pictures(source):
             print(
