@@ -28,7 +28,7 @@ flags.DEFINE_list(
     "contestants",
     [
         "ours", "ours_bfloat16", "torch", "plain", "single", "predict",
-        "plain_predict", "pipeline",
+        "plain_predict", "pipeline", "fed",
     ],
     "Who takes part.",
 )
@@ -55,7 +55,9 @@ def fit_step(model, data):
     """One step of `fit`, as its loop runs it."""
     import tensorflow as tf
 
-    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
+    if not isinstance(data, tf.data.Dataset):
+        data = tf.data.Dataset.from_tensors(data).repeat()
+    iterator = iter(data)
     model.make_train_function()
 
     def step():
@@ -344,6 +346,16 @@ def _predict_step(model):
 
 def pipeline():
     """One training batch of the input pipeline, from JPEG files in memory."""
+    batches = iter(_training_batches())
+    return lambda: next(batches)[0].numpy()
+
+
+def fed():
+    """Our step, fed by the pipeline."""
+    return fit_step(our_model(resolutions()), _training_batches())
+
+
+def _training_batches():
     import numpy as np
     import tensorflow as tf
 
@@ -369,8 +381,7 @@ def pipeline():
         num_examples=1000,
         image_shape=(size, size),
     )
-    batches = iter(data.training_batches(source, FLAGS.batch_size, size, seed=0))
-    return lambda: next(batches)[0].numpy()
+    return data.training_batches(source, FLAGS.batch_size, size, seed=0)
 
 
 # === The race ===
@@ -448,7 +459,7 @@ def main(_):
     for a, b in (
         ("ours", "torch"), ("ours_bfloat16", "torch"), ("ours", "plain"),
         ("ours", "single"), ("predict", "plain_predict"),
-        ("pipeline", "ours"),
+        ("pipeline", "ours"), ("fed", "ours"),
     ):
         if a in times and b in times:
             ratios[f"{a}/{b}"] = statistics.median(

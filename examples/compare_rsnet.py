@@ -6,27 +6,28 @@ Trains, with the same epochs and the same pictures:
   inet_R     one network a resolution R, trained alone
 
 and evaluates each at every resolution; the largest I-Net at the others too.
-Every finished run is a line of RESULTS.jsonl, so that an interrupted
-comparison goes on where it was.
+Every finished run is a line of the results file, so that an interrupted
+comparison goes on where it was. At the end comes a table (mean and standard
+deviation over the seeds), and a plot beside the results.
 
-    python examples/compare_rsnet.py --dataset=tiny_imagenet50 \
-        --data_dir=DIR --results=runs/compare.jsonl
+    python examples/compare_rsnet.py --dataset=cifar10 --data_dir=DIR \
+        --resolutions=32,24,16 --stem=small --results=runs/compare.jsonl
 """
 
 import json
 import os
+import statistics
 
-# TensorFlow uses oneDNN's convolutions, often twice as fast, by itself on the
-# newest processors only. It must be asked before it is imported.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
-import keras
 from absl import app
 from absl import flags
 
+# Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
+from keras_resadapt import analysis
 from keras_resadapt import data
 from keras_resadapt import training
+
+import keras
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", "demo", "As for train_rsnet.py.")
@@ -46,11 +47,9 @@ flags.DEFINE_list("runs", ["rsnet", "parallel", "inet"], "What to train.")
 flags.DEFINE_string("results", "runs/compare.jsonl", "Lines of JSON.")
 
 
-def train_and_evaluate(resolutions, distillation, seed, train, validation):
-    """Trains one network; returns its accuracies and ensemble weights."""
-    keras.utils.set_random_seed(seed)
-    model = keras_resadapt.RSNet18(
-        train.num_classes,
+def build_model(num_classes, resolutions, distillation):
+    return keras_resadapt.RSNet18(
+        num_classes,
         resolutions,
         distillation=distillation,
         depths=[int(d) for d in FLAGS.depths],
@@ -58,6 +57,12 @@ def train_and_evaluate(resolutions, distillation, seed, train, validation):
         stem=FLAGS.stem,
         extrapolate=True,
     )
+
+
+def train_and_evaluate(resolutions, distillation, seed, train, validation):
+    """Trains one network; returns its accuracies and ensemble weights."""
+    keras.utils.set_random_seed(seed)
+    model = build_model(train.num_classes, resolutions, distillation)
     steps = train.steps_per_epoch(FLAGS.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
         FLAGS.learning_rate, FLAGS.epochs * steps
@@ -127,6 +132,60 @@ def planned_runs(resolutions):
     return runs
 
 
+def read_rows(path):
+    if not os.path.exists(path):
+        return []
+    with open(path) as lines:
+        return [json.loads(line) for line in lines]
+
+
+def summarize(rows, profile):
+    """Prints table 2's columns, and draws them against the cost."""
+    names = [row.point.name for row in profile]
+    accuracies = {}  # by column, then by operating point: one a seed
+    for row in rows:
+        columns = {row["run"]: names}
+        if row["run"].startswith("inet_"):
+            trained = "r" + row["run"].removeprefix("inet_")
+            columns = {"individual": [trained]}
+            if trained == names[0]:
+                columns[f"only {trained}"] = names
+        for column, points in columns.items():
+            for name in points:
+                cell = accuracies.setdefault(column, {}).setdefault(name, [])
+                cell.append(100 * row["accuracies"][name])
+
+    print(f"\n{'':12}" + "".join(f"{column:>16}" for column in accuracies))
+    for name in names:
+        cells = [cells.get(name, []) for cells in accuracies.values()]
+        print(f"{name:12}" + "".join(f"{_cell(c):>16}" for c in cells))
+    for row in rows:
+        if "ensemble" in row["accuracies"]:
+            weights = " ".join(f"{w:.2f}" for w in row["ensemble_weights"])
+            print(
+                f"{row['run']}, seed {row['seed']}: ensemble "
+                f"{100 * row['accuracies']['ensemble']:.1f}, alpha {weights}"
+            )
+    madds = {row.point.name: row.madds for row in profile}
+    curves = {
+        column: [
+            (name, madds[name], statistics.mean(values) / 100)
+            for name, values in cells.items()
+        ]
+        for column, cells in accuracies.items()
+    }
+    picture = os.path.splitext(FLAGS.results)[0] + ".png"
+    analysis.plot_accuracy_cost(curves, picture, title=FLAGS.dataset)
+    print(f"The plot is {picture}")
+
+
+def _cell(values):
+    if not values:
+        return "-"
+    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
 def main(_):
     resolutions = tuple(int(r) for r in FLAGS.resolutions)
     train, validation = (
@@ -134,11 +193,7 @@ def main(_):
         for split in ("train", "validation")
     )
     os.makedirs(os.path.dirname(FLAGS.results) or ".", exist_ok=True)
-    finished = set()
-    if os.path.exists(FLAGS.results):
-        with open(FLAGS.results) as lines:
-            rows = [json.loads(line) for line in lines]
-        finished = {(row["run"], row["seed"]) for row in rows}
+    finished = {(row["run"], row["seed"]) for row in read_rows(FLAGS.results)}
     for seed in (int(s) for s in FLAGS.seeds):
         for name, trained, distillation in planned_runs(resolutions):
             if (name, seed) in finished:
@@ -151,6 +206,8 @@ def main(_):
             print(json.dumps(row), flush=True)
             with open(FLAGS.results, "a") as lines:
                 lines.write(json.dumps(row) + "\n")
+    profile = build_model(train.num_classes, resolutions, "none").profile()
+    summarize(read_rows(FLAGS.results), profile)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ Done. Look at:
   $OUT/served/demo/1       the SavedModel, for TensorFlow Serving
 Next:
   your own pictures        python examples/train_rsnet.py --dataset=FOLDER \\
+                             --model=resnet18 --resolutions=224,160,96 \\
                              --output_dir=runs/mine
                            (FOLDER has train/CLASS/*.jpg and val/CLASS/*.jpg)
   all options              python examples/train_rsnet.py --help

@@ -7,10 +7,8 @@ By default on the package's own demo set, in minutes on a CPU:
 The paper's ImageNet recipe (section 4.1), on the GPUs of one machine:
 
     python examples/train_rsnet.py --dataset=imagenet2012 --data_dir=DIR \
-        --model=resnet50 --resolutions=224,192,160,128,96 --stem=imagenet \
-        --filters=64,128,256,512 --depths=3,4,6,3 --epochs=120 \
-        --batch_size=256 --warmup_epochs=0 --strategy=mirrored \
-        --output_dir=runs/rsnet50
+        --model=resnet50 --resolutions=224,192,160,128,96 \
+        --strategy=mirrored --output_dir=runs/rsnet50
 
 or any folder with train/CLASS/*.jpg and val/CLASS/*.jpg. An interrupted run
 goes on with `--resume` from its last finished epoch.
@@ -18,6 +16,7 @@ goes on with `--resume` from its last finished epoch.
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 
@@ -35,6 +34,14 @@ import keras
 import tensorflow as tf
 
 MODELS = {
+    # For the demo set and other small pictures
+    "tiny": functools.partial(
+        keras_resadapt.RSNet18,
+        depths=(1, 1, 1),
+        filters=(16, 32, 64),
+        stem="small",
+        name="rsnet_tiny",
+    ),
     "resnet18": keras_resadapt.RSNet18,
     "resnet34": keras_resadapt.RSNet34,
     "resnet50": keras_resadapt.RSNet50,
@@ -50,7 +57,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard (to install).")
 flags.DEFINE_bool("resume", False, "Go on with the run in --output_dir.")
 
-flags.DEFINE_enum("model", "resnet18", list(MODELS), "The network.")
+flags.DEFINE_enum("model", "tiny", list(MODELS), "The network.")
 flags.DEFINE_list("resolutions", ["48", "32", "16"], "In pixels.")
 flags.DEFINE_enum(
     "distillation", "full", keras_resadapt.losses.DISTILLATIONS, "As RSNet's."
@@ -58,10 +65,12 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "preprocessing", "imagenet", ["imagenet", "unit"], "As RSNet's."
 )
-flags.DEFINE_enum("stem", "small", ["small", "imagenet"], "As the backbone's.")
-flags.DEFINE_list("depths", ["1", "1", "1"], "ResNet: blocks a stage.")
-flags.DEFINE_list("filters", ["16", "32", "64"], "ResNet: channels a stage.")
-flags.DEFINE_float("alpha", 1.0, "MobileNetV2: width multiplier.")
+flags.DEFINE_enum(
+    "stem", None, ["small", "imagenet"], "Default: the network's own."
+)
+flags.DEFINE_list("depths", None, "ResNet: blocks a stage, likewise.")
+flags.DEFINE_list("filters", None, "ResNet: channels a stage, likewise.")
+flags.DEFINE_float("alpha", None, "MobileNetV2: width multiplier.")
 flags.DEFINE_string(
     "init_from", None, "A PyTorch checkpoint (needs torch) to start from."
 )
@@ -127,18 +136,16 @@ def recipe() -> training.Recipe:
 
 def build_model(num_classes: int) -> keras_resadapt.RSNet:
     """The network that the flags describe."""
-    architecture = {"stem": FLAGS.stem}
-    if FLAGS.model == "mobilenetv2":
-        architecture["alpha"] = FLAGS.alpha
-    else:
-        architecture["depths"] = [int(d) for d in FLAGS.depths]
-        architecture["filters"] = [int(f) for f in FLAGS.filters]
+    architecture = {"stem": FLAGS.stem, "alpha": FLAGS.alpha}
+    for name in ("depths", "filters"):
+        values = getattr(FLAGS, name)
+        architecture[name] = values and [int(value) for value in values]
     model = MODELS[FLAGS.model](
         num_classes,
         [int(r) for r in FLAGS.resolutions],
         FLAGS.distillation,
         FLAGS.preprocessing,
-        **architecture,
+        **{k: v for k, v in architecture.items() if v is not None},
     )
     if FLAGS.init_from:
         keras_resadapt.convert.load_pytorch_state_dict(model, FLAGS.init_from)

@@ -100,6 +100,8 @@ def _params(layer, inputs, outputs) -> int:
     elif isinstance(layer, keras.layers.Conv2D):
         in_channels = inputs[-1] // layer.groups
         weights = outputs[-1] * in_channels * math.prod(layer.kernel_size)
-    else:  # a normalization: scale and bias
+    elif hasattr(layer, "gamma_initializer"):  # a normalization's two vectors
         return 2 * outputs[-1]
+    else:
+        return 0
     return weights + (outputs[-1] if layer.use_bias else 0)
