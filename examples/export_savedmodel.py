@@ -9,10 +9,10 @@ is the folder to write. A server that runs takes up a higher version by itself.
 
 import os
 
-import keras
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_resadapt  # registers the classes for `load_model`
+import keras
 from keras_resadapt.export import export_saved_model
 
 _MODEL = flags.DEFINE_string("model", None, "The `.keras` file to export.")
@@ -88,6 +88,7 @@ Ask it:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every file
     names = _CLASS_NAMES.value and read_class_names(_CLASS_NAMES.value)
     model = keras.models.load_model(_MODEL.value, compile=False, safe_mode=True)
     description = export_saved_model(
