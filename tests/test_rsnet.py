@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ def pyramid(images):
 
 class TestForward:
     def test_operating_points_have_the_largest_first(self):
-        model = make_tiny(resolutions=(16, 32, 24))
+        model = make_tiny(resolutions=list(np.array([16, 32, 24])))
+        json.dumps(model.get_config())
         assert [p.name for p in model.operating_points] == ["r32", "r24", "r16"]
 
     def test_a_call_is_one_pass_at_the_images_resolution(self, tiny, batch):
@@ -266,6 +269,31 @@ class TestFit:
         np.testing.assert_allclose(
             loss, self._first_loss(weights, batch), rtol=1e-4
         )
+
+    def test_callbacks_class_weights_and_steps_per_execution(
+        self, tiny, batch, tmp_path
+    ):
+        path = str(tmp_path / "best.keras")
+        tiny.compile("adam", metrics=["accuracy"], steps_per_execution=2)
+        tiny.fit(
+            *batch, batch_size=2, epochs=2, validation_split=0.25, verbose=0,
+            class_weight={i: 1.0 for i in range(5)},
+            callbacks=[
+                keras.callbacks.EarlyStopping("val_r16_accuracy", mode="max"),
+                keras.callbacks.ModelCheckpoint(path, save_best_only=True),
+            ],
+        )
+        assert "loss" in keras.saving.load_model(path).evaluate(
+            *batch, verbose=0, return_dict=True
+        )
+
+    def test_frozen_backbone(self, tiny, batch):
+        tiny.backbone.trainable = False
+        tiny.compile(training.SGD(0.1))
+        before = [v.numpy() for v in tiny.backbone.variables]
+        tiny.train_on_batch(*batch)
+        for value, variable in zip(before, tiny.backbone.variables):
+            np.testing.assert_array_equal(value, variable)
 
     def test_auto_does_not_compile_on_a_cpu(self, tiny):
         tiny.compile()

@@ -35,12 +35,12 @@ class Preprocessing(keras.layers.Layer):
 
     def call(self, inputs):
         x = ops.cast(inputs, "float32")
-        if self.mode is not None:
+        if self.mode == "unit":
             x = x / 255.0
-        if self.mode == "imagenet":
-            x = (x - ops.array(_MEAN, "float32")) / ops.array(
-                _DEVIATION, "float32"
-            )
+        elif self.mode == "imagenet":  # (x / 255 - mean) / deviation
+            scale = [1 / (255 * d) for d in _DEVIATION]
+            offset = [m / d for m, d in zip(_MEAN, _DEVIATION)]
+            x = x * ops.array(scale, "float32") - ops.array(offset, "float32")
         return ops.cast(x, self.compute_dtype)
 
     def compute_output_spec(self, inputs):

@@ -1,5 +1,6 @@
 """One BatchNormalization a resolution, everything else shared."""
 
+import operator
 from collections.abc import Sequence
 
 import keras
@@ -12,7 +13,7 @@ from keras_resadapt.layers.batch_normalization import (
 
 def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     """Returns the resolutions, the largest first, or says what is wrong."""
-    if isinstance(resolutions, int):
+    if hasattr(resolutions, "__index__"):
         resolutions = (resolutions,)
     resolutions = tuple(resolutions)
     if not resolutions:
@@ -21,15 +22,12 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
             f"Received: resolutions={resolutions}"
         )
     for resolution in resolutions:
-        if (
-            isinstance(resolution, bool)
-            or not isinstance(resolution, int)
-            or resolution < 1
-        ):
+        if not hasattr(resolution, "__index__") or resolution < 1:
             raise ValueError(
                 "`resolutions` must be positive integers (pixels). "
                 f"Received: {resolution!r} in resolutions={resolutions}"
             )
+    resolutions = tuple(map(operator.index, resolutions))  # NumPy's, say
     if len(set(resolutions)) < len(resolutions):
         raise ValueError(
             "`resolutions` must not repeat. "

@@ -73,7 +73,7 @@ class RSNet(Classifier):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(num_classes, int) or num_classes < 1:
+        if not hasattr(num_classes, "__index__") or num_classes < 1:
             raise ValueError(
                 "`num_classes` must be a positive integer. "
                 f"Received: num_classes={num_classes!r}"
@@ -90,7 +90,7 @@ class RSNet(Classifier):
                 "the stride of the backbone. "
                 f"Received: resolutions={self.resolutions}"
             )
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.distillation = distillation
         self.extrapolate = extrapolate
         self.classifier_initializer = keras.initializers.get(
@@ -109,7 +109,7 @@ class RSNet(Classifier):
         self.backbone = backbone.with_layers(layers)
         self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
         self.classifier = layers.dense(
-            num_classes,
+            self.num_classes,
             kernel_initializer=self.classifier_initializer,
             name="classifier",
         )
