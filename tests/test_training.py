@@ -116,6 +116,13 @@ def test_two_replicas_train_as_one(batch):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_accumulation_over_replicas_is_refused():
+    with training.strategy_scope("mirrored"):
+        model = make_tiny()
+        with pytest.raises(ValueError, match="gradient_accumulation_steps=2"):
+            model.compile(training.SGD(0.1, gradient_accumulation_steps=2))
+
+
 JAX_SCRIPT = """
 import json, sys
 sys.modules["tensorflow"] = None  # it must not be needed

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_resadapt import losses
+from keras_resadapt.layers.batch_normalization import num_replicas
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 from keras_resadapt.profile import profile_point
@@ -145,6 +146,15 @@ class Classifier(keras.Model):
             jit_compile=jit_compile,
             **kwargs,
         )
+        accumulation = getattr(
+            self.optimizer, "gradient_accumulation_steps", None
+        )
+        if accumulation and num_replicas() > 1:
+            raise ValueError(
+                "Keras cannot accumulate gradients over several replicas. "
+                f"Received: gradient_accumulation_steps={accumulation} under "
+                f"a strategy of {num_replicas()} replicas"
+            )
 
     def _per_output(self, metrics):
         if metrics is None or isinstance(metrics, dict):
