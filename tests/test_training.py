@@ -100,7 +100,8 @@ def test_two_replicas_train_as_one(batch):
             keras.utils.set_random_seed(3)
             model = randomize(make_tiny())
             model.compile(
-                training.SGD(0.05, weight_decay=1e-3), metrics=["accuracy"]
+                # At larger rates, six steps on noise amplify rounding.
+                training.SGD(0.01, weight_decay=1e-3), metrics=["accuracy"]
             )
         history = model.fit(images, epochs=2, verbose=0, shuffle=False)
         logs = model.evaluate(images, verbose=0, return_dict=True)
@@ -198,7 +199,7 @@ def finish(process):
 
 
 def wait_for(process, path):
-    for _ in range(1200):
+    for _ in range(6000):  # five minutes, for a busy machine
         if os.path.exists(path):
             return
         assert process.poll() is None, process.communicate()[0][-3000:]
