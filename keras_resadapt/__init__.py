@@ -11,6 +11,15 @@ from keras_resadapt import backbones
 from keras_resadapt import convert
 from keras_resadapt import layers
 from keras_resadapt import losses
+from keras_resadapt.models.msdnet import MSDNet
+from keras_resadapt.models.msdnet import MSDNetCIFAR
+from keras_resadapt.models.msdnet import MSDNetCIFARGrowing
+from keras_resadapt.models.msdnet import MSDNetImageNet
+from keras_resadapt.models.ranet import RANet
+from keras_resadapt.models.ranet import RANetCIFAR
+from keras_resadapt.models.ranet import RANetCIFARGrowing
+from keras_resadapt.models.ranet import RANetImageNet
+from keras_resadapt.models.ranet import RANetImageNetWide
 from keras_resadapt.models.rsnet import RSMobileNetV2
 from keras_resadapt.models.rsnet import RSNet
 from keras_resadapt.models.rsnet import RSNet18

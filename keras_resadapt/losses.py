@@ -67,20 +67,33 @@ class Distillation(keras.losses.Loss):
 
     No gradient flows to the teacher.
 
+    Args:
+        temperature: Divides both logits before the softmax; positive.
+
     Call arguments:
         y_true: The teacher's logits, of shape (batch, classes).
         y_pred: The student's logits, of the same shape.
     """
 
     def __init__(
-        self, reduction="sum_over_batch_size", name="distillation", **kwargs
+        self,
+        temperature: float = 1.0,
+        reduction="sum_over_batch_size",
+        name="distillation",
+        **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
+        self.temperature = temperature
 
     def call(self, y_true, y_pred):
-        teacher = ops.log_softmax(ops.stop_gradient(y_true))
-        student = ops.log_softmax(y_pred)
+        teacher = ops.log_softmax(
+            ops.stop_gradient(y_true) / self.temperature
+        )
+        student = ops.log_softmax(y_pred / self.temperature)
         return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
 
 
 def ensemble_logits(logits: Sequence, weights):

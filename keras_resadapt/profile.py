@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -19,11 +19,15 @@ class ProfileRow:
         madds: Multiply-adds of convolutions and dense layers; nothing for
             biases, normalization, activations, pooling and resizing.
         params: Trainable parameters that this point uses.
+        standalone_madds: Multiply-adds of `logits` at this point. Less than
+            `madds` in a cascade, where an image that leaves at an exit has
+            paid for all exits before it.
     """
 
     point: OperatingPoint
     madds: int
     params: int
+    standalone_madds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +58,43 @@ def profile_point(
     recorder = _RecordingPoint(**dataclasses.asdict(point))
     images = keras.KerasTensor((1, *input_shape))
     symbolic_call(lambda x: forward(x, recorder), images)
-    return ProfileRow(
-        point,
-        madds=sum(_madds(*call) for call in recorder.calls),
-        params=sum(
-            {
-                (id(layer), inputs, outputs): _params(layer, inputs, outputs)
-                for layer, inputs, outputs in recorder.calls
-            }.values()
-        ),
-    )
+    madds = _sum_madds(recorder.calls)
+    return ProfileRow(point, madds, _sum_params(recorder.calls), madds)
+
+
+def profile_cascade(
+    model, input_shape: tuple[int, ...], points: Iterable | None = None
+) -> list[ProfileRow]:
+    """Counts a cascade's exits, in one pass through all and one for each.
+
+    Args:
+        model: A `Cascade`.
+        input_shape: Shape of one image.
+        points: The exits to count; by default all.
+    """
+    recorder = _RecordingPoint()
+    calls_until = []
+
+    def forward(images):
+        state = model.start(images, recorder)
+        for _ in range(model.num_exits):
+            logits, state = model.advance(state)
+            calls_until.append(len(recorder.calls))
+        return logits
+
+    symbolic_call(forward, keras.KerasTensor((1, *input_shape)))
+    rows = []
+    for point in points or model.operating_points:
+        calls = recorder.calls[: calls_until[point.exit]]
+        alone = profile_point(
+            lambda x, p: model(x, point=p), input_shape, point
+        )
+        rows.append(
+            ProfileRow(
+                point, _sum_madds(calls), _sum_params(calls), alone.madds
+            )
+        )
+    return rows
 
 
 def symbolic_call(function, inputs: keras.KerasTensor):
@@ -77,6 +108,19 @@ def symbolic_call(function, inputs: keras.KerasTensor):
             return function(inputs)
 
     return Symbolic()(inputs)
+
+
+def _sum_madds(calls) -> int:
+    return sum(_madds(*call) for call in calls)
+
+
+def _sum_params(calls) -> int:
+    return sum(
+        {
+            (id(layer), inputs, outputs): _params(layer, inputs, outputs)
+            for layer, inputs, outputs in calls
+        }.values()
+    )
 
 
 def _madds(layer, inputs, outputs) -> int:

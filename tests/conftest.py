@@ -1,4 +1,4 @@
-"""One tiny network for many tests, and two replicas to train on."""
+"""Tiny networks for many tests, and two replicas to train on."""
 
 import numpy as np
 import pytest
@@ -28,6 +28,22 @@ def make_tiny(num_classes=5, resolutions=RESOLUTIONS, **kwargs):
     )
 
 
+def make_tiny_cascade(num_classes=5, **kwargs):
+    """A RANet of three exits for 32 pixels."""
+    return keras_resadapt.RANet(
+        num_classes,
+        num_blocks=2,
+        block_step=1,
+        step=1,
+        scale_list=(1, 2),
+        channels=8,
+        growth_rate=8,
+        growth_factors=(2, 1),
+        bottleneck_factors=(2, 1),
+        **kwargs,
+    )
+
+
 def randomize(model, seed=0):
     """Random BatchNormalization in every branch, so that a mix-up shows."""
     rng = np.random.default_rng(seed)
@@ -45,6 +61,12 @@ def randomize(model, seed=0):
 def tiny():
     keras.utils.set_random_seed(1)
     return randomize(make_tiny())
+
+
+@pytest.fixture
+def tiny_cascade():
+    keras.utils.set_random_seed(1)
+    return randomize(make_tiny_cascade())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def state_dict_of(model, private=True):
     rng = np.random.default_rng(0)
     return {
         key: rng.uniform(0.5, 1.5, _torch_shape(variables[0])).astype("f")
-        for key, (variables, _) in rsnet.torch_targets(model, marker).items()
+        for key, (variables, _) in rsnet.rsnet_targets(model, marker).items()
     }
 
 

@@ -1,43 +1,8 @@
 """What every backbone is: a stem, a list of stages, and layers to choose."""
 
-import dataclasses
-from collections.abc import Callable
-
-import keras
-
-from keras_resadapt.layers import BatchNormalization
-from keras_resadapt.layers import Conv2D
-from keras_resadapt.layers import DepthwiseConv2D
+from keras_resadapt.layers import Block
+from keras_resadapt.layers import LayerSet
 from keras_resadapt.operating_point import OperatingPoint
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSet:
-    """The constructors that make one backbone file serve every variant.
-
-    A variant (switchable, slimmable, quantized, ...) is a `LayerSet` in which
-    some of them are replaced. Each takes the arguments of its default.
-    """
-
-    conv: Callable[..., keras.layers.Layer] = Conv2D
-    depthwise: Callable[..., keras.layers.Layer] = DepthwiseConv2D
-    norm: Callable[..., keras.layers.Layer] = BatchNormalization
-    dense: Callable[..., keras.layers.Layer] = keras.layers.Dense
-
-
-class Block(keras.layers.Layer):
-    """Layers that are called with an operating point.
-
-    Subclasses create their layers in the constructor and call each through
-    `point.call(layer, x)`.
-    """
-
-    def build(self, input_shape):
-        # The layers inside build themselves when they are first called.
-        self.built = True
-
-    def call(self, inputs, point: OperatingPoint, training=None):
-        raise NotImplementedError
 
 
 class Backbone(Block):

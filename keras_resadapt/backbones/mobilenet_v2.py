@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import Block
-from keras_resadapt.backbones.backbone import LayerSet
+from keras_resadapt.layers import Block
+from keras_resadapt.layers import ConvBlock
+from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -22,23 +24,9 @@ def _conv(layers, filters, kernel_size, strides=1, *, name):
         kernel_size,
         strides=strides,
         use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
+        kernel_initializer=HE_NORMAL_FAN_OUT.clone(),
         name=name,
     )
-
-
-class ConvBlock(Block):
-    """Convolution, BatchNormalization, ReLU6."""
-
-    def __init__(self, filters, kernel_size, strides, layers, **kwargs):
-        super().__init__(**kwargs)
-        self.conv = _conv(layers, filters, kernel_size, strides, name="conv")
-        self.bn = layers.norm(name="bn")
-
-    def call(self, inputs, point, training=None):
-        return ops.relu6(point.call(self.bn, point.call(self.conv, inputs)))
 
 
 class InvertedResidual(Block):
@@ -137,7 +125,10 @@ class MobileNetV2(Backbone):
 
         channels = make_divisible(32 * alpha)
         stem_stride = 2 if stem == "imagenet" else 1
-        self.stages = [[ConvBlock(channels, 3, stem_stride, layers, name="stem")]]
+        stem_block = ConvBlock(
+            channels, 3, stem_stride, layers, "relu6", name="stem"
+        )
+        self.stages = [[stem_block]]
         self.stride = stem_stride
         for i, (depth, width, stride, expansion) in enumerate(
             zip(depths, filters, strides, expansions), 1
@@ -160,7 +151,12 @@ class MobileNetV2(Backbone):
             self.stages.append(stage)
         # The paper keeps the last layer at full width below a width of 1.
         head = ConvBlock(
-            make_divisible(1280 * max(alpha, 1.0)), 1, 1, layers, name="head"
+            make_divisible(1280 * max(alpha, 1.0)),
+            1,
+            1,
+            layers,
+            "relu6",
+            name="head",
         )
         self.stages.append([head])
 

@@ -6,12 +6,9 @@ import keras
 from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import Block
-from keras_resadapt.backbones.backbone import LayerSet
-
-_HE_NORMAL_FAN_OUT = keras.initializers.VarianceScaling(
-    2.0, mode="fan_out", distribution="untruncated_normal"
-)
+from keras_resadapt.layers import Block
+from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
 def _conv(layers, filters, kernel_size, strides=1, *, name):
@@ -20,7 +17,7 @@ def _conv(layers, filters, kernel_size, strides=1, *, name):
         kernel_size,
         strides=strides,
         use_bias=False,
-        kernel_initializer=_HE_NORMAL_FAN_OUT.clone(),
+        kernel_initializer=HE_NORMAL_FAN_OUT.clone(),
         name=name,
     )
 

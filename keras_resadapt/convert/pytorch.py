@@ -7,8 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resadapt.convert import rsnet
+from keras_resadapt.convert.multi_scale import msdnet_targets
+from keras_resadapt.convert.multi_scale import ranet_targets
+from keras_resadapt.convert.rsnet import rsnet_targets
+from keras_resadapt.models.msdnet import MSDNet
+from keras_resadapt.models.ranet import RANet
 from keras_resadapt.models.rsnet import RSNet
+
+_CONVERTERS = {
+    RSNet: rsnet_targets,
+    RANet: ranet_targets,
+    MSDNet: msdnet_targets,
+}
 
 
 def load_pytorch_state_dict(
@@ -23,8 +33,9 @@ def load_pytorch_state_dict(
     resolution as a warm start. The `module.` prefix of a parallel training,
     and a dict around it as training scripts save, are seen through.
 
-    The authors' networks take pictures scaled to [0, 1]: build the model with
-    `preprocessing="unit"`; torchvision's want `"imagenet"`.
+    The RS-Net authors' networks take pictures scaled to [0, 1]: build the
+    model with `preprocessing="unit"`; torchvision's want `"imagenet"`. A
+    `RANet` and an `MSDNet` take their authors' checkpoints.
 
     Args:
         model: The model to fill.
@@ -37,13 +48,14 @@ def load_pytorch_state_dict(
             are named, and the model is unchanged.
         TypeError: If no converter knows the model.
     """
-    if not isinstance(model, RSNet):
+    if type(model) not in _CONVERTERS:
         raise TypeError(
-            "`model` must be an RSNet. "
+            "`model` must be one of "
+            f"{', '.join(family.__name__ for family in _CONVERTERS)}. "
             f"Received: model of type {type(model).__name__}"
         )
     state_dict = _plain(_read(state_dict_or_path))
-    targets = rsnet.torch_targets(model, state_dict)
+    targets = _CONVERTERS[type(model)](model, state_dict)
     _check(state_dict, targets)
     for key, (variables, to_keras) in targets.items():
         value = to_keras(state_dict[key])

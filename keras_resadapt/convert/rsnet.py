@@ -1,18 +1,19 @@
 """What each array of an RS-Net is called in PyTorch checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 
 from keras_resadapt.backbones import MobileNetV2
 from keras_resadapt.backbones import ResNet
+from keras_resadapt.convert.layers import Target
+from keras_resadapt.convert.layers import kernel_targets
+from keras_resadapt.convert.layers import norm_targets
 from keras_resadapt.models.rsnet import RSNet
 
-Target = tuple[list[keras.Variable], Callable[[np.ndarray], np.ndarray]]
 
-
-def torch_targets(
+def rsnet_targets(
     model: RSNet, state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, Target]:
     """Checkpoint keys, each with the variables that it fills and the function
@@ -37,40 +38,20 @@ def torch_targets(
         if hasattr(layer, "branches"):
             targets.update(_norm_targets(name, layer, private))
             continue
-        prefix = f"{name}.module" if private else name
-        targets[f"{prefix}.weight"] = _kernel_target(layer)
-        if layer.use_bias:
-            targets[f"{prefix}.bias"] = ([layer.bias], np.asarray)
+        targets |= kernel_targets(
+            f"{name}.module" if private else name, layer
+        )
     if "alpha" in state_dict and len(model.resolutions) > 1:
         targets["alpha"] = ([model.alpha], np.asarray)
     return targets
 
 
-def _kernel_target(layer) -> Target:
-    if isinstance(layer, keras.layers.Dense):
-        return [layer.kernel], np.transpose
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        # (C, 1, H, W) to (H, W, C, 1)
-        return [layer.kernel], lambda w: np.transpose(w, (2, 3, 0, 1))
-    # (O, I, H, W) to (H, W, I, O)
-    return [layer.kernel], lambda w: np.transpose(w, (2, 3, 1, 0))
-
-
 def _norm_targets(name, layer, private) -> dict[str, Target]:
-    torch_names = {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    }
+    if not private:
+        return norm_targets(name, layer.branches)
     targets = {}
-    for ours, theirs in torch_names.items():
-        variables = [getattr(branch, ours) for branch in layer.branches]
-        if private:
-            for i, variable in enumerate(variables):
-                targets[f"{name}.bn_{i}.{theirs}"] = ([variable], np.asarray)
-        else:
-            targets[f"{name}.{theirs}"] = (variables, np.asarray)
+    for i, branch in enumerate(layer.branches):
+        targets |= norm_targets(f"{name}.bn_{i}", [branch])
     return targets
 
 

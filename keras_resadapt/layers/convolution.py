@@ -78,9 +78,12 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
         if missing in range(1, 5) and keras.backend.backend() == "tensorflow":
             # oneDNN's gradient of a convolution over 4 to 7 channels writes
             # past its buffers on processors with AVX2 (TensorFlow 2.21).
-            inputs = ops.pad(inputs, [(0, 0)] * 3 + [(0, missing)])
-            kernel = ops.pad(
-                kernel, [(0, 0), (0, 0), (0, missing), (0, 0)]
+            # Not `pad`, which oneDNN's graph pass mistakes for spatial padding.
+            inputs = ops.concatenate(
+                [inputs, ops.zeros_like(inputs[..., :missing])], axis=3
+            )
+            kernel = ops.concatenate(
+                [kernel, ops.zeros_like(kernel[:, :, :missing])], axis=2
             )
         return super().convolution_op(inputs, kernel)
 

@@ -3,8 +3,13 @@
 import keras
 from keras import ops
 
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
+# Mean and deviation a channel, of values in [0, 1]
+_STATISTICS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
+PREPROCESSING = (*_STATISTICS, "unit", None)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -15,9 +20,10 @@ class Preprocessing(keras.layers.Layer):
     pictures as the one that was trained.
 
     Args:
-        mode: `"imagenet"` takes values in [0, 255], scales them to [0, 1] and
-            normalizes them by ImageNet's mean and deviation a channel;
-            `"unit"` scales [0, 255] to [0, 1]; `None` changes nothing.
+        mode: `"imagenet"`, `"cifar10"` and `"cifar100"` take values in
+            [0, 255], scale them to [0, 1] and normalize them by that data
+            set's mean and deviation a channel; `"unit"` scales [0, 255] to
+            [0, 1]; `None` changes nothing.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, 3), uint8 or float.
@@ -26,9 +32,9 @@ class Preprocessing(keras.layers.Layer):
     def __init__(self, mode: str | None = "imagenet", **kwargs):
         # Pixel values do not fit a 16-bit float: cast after the scaling.
         super().__init__(autocast=False, **kwargs)
-        if mode not in ("imagenet", "unit", None):
+        if mode not in PREPROCESSING:
             raise ValueError(
-                "`preprocessing` must be 'imagenet', 'unit' or None. "
+                f"`preprocessing` must be one of {PREPROCESSING}. "
                 f"Received: preprocessing={mode!r}"
             )
         self.mode = mode
@@ -37,9 +43,10 @@ class Preprocessing(keras.layers.Layer):
         x = ops.cast(inputs, "float32")
         if self.mode == "unit":
             x = x / 255.0
-        elif self.mode == "imagenet":  # (x / 255 - mean) / deviation
-            scale = [1 / (255 * d) for d in _DEVIATION]
-            offset = [m / d for m, d in zip(_MEAN, _DEVIATION)]
+        elif self.mode is not None:  # (x / 255 - mean) / deviation
+            mean, deviation = _STATISTICS[self.mode]
+            scale = [1 / (255 * d) for d in deviation]
+            offset = [m / d for m, d in zip(mean, deviation)]
             x = x * ops.array(scale, "float32") - ops.array(offset, "float32")
         return ops.cast(x, self.compute_dtype)
 

@@ -1,4 +1,7 @@
-"""Bilinear resizing as two matrix products."""
+"""Bilinear resizing as two small matrix products.
+
+Every backend compiles them, which is not so of their own resizing.
+"""
 
 import functools
 
@@ -38,8 +41,43 @@ def resize_bilinear(images, new_size: int):
     size = images.shape[1]
     if size == new_size:
         return images
-    weights = ops.convert_to_tensor(
-        _bilinear_matrix(size, new_size), dtype=images.dtype
+    weights = _bilinear_matrix(size, new_size)
+    return _resize(images, weights, weights)
+
+
+@functools.cache
+def _corner_matrix(size: int, new_size: int) -> np.ndarray:
+    """Weights of shape (new_size, size) of linear interpolation between the
+    centres of the pixels in the corners."""
+    position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
+    distance = np.abs(np.arange(size)[None] - position[:, None])
+    return np.maximum(0.0, 1.0 - distance).astype("float32")
+
+
+def resize_to_corners(features, new_size: tuple[int, int]):
+    """Bilinear interpolation in which corners stay corners, not antialiased.
+
+    PyTorch's `interpolate(mode="bilinear", align_corners=True)`, which RANet
+    uses in both directions.
+
+    Args:
+        features: Float tensor of shape (batch, height, width, channels).
+        new_size: New height and width.
+    """
+    size = tuple(features.shape[1:3])
+    if size == tuple(new_size):
+        return features
+    return _resize(
+        features,
+        _corner_matrix(size[0], new_size[0]),
+        _corner_matrix(size[1], new_size[1]),
     )
-    images = ops.einsum("oh,bhwc->bowc", weights, images)
-    return ops.einsum("ow,bhwc->bhoc", weights, images)
+
+
+def _resize(images, row_weights: np.ndarray, column_weights: np.ndarray):
+    rows, columns = (
+        ops.convert_to_tensor(weights, dtype=images.dtype)
+        for weights in (row_weights, column_weights)
+    )
+    images = ops.einsum("oh,bhwc->bowc", rows, images)
+    return ops.einsum("ow,bhwc->bhoc", columns, images)

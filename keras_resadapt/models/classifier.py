@@ -34,9 +34,13 @@ class Classifier(keras.Model):
     def build(self, input_shape=None):
         self.built = True
 
+    def resolution_of(self, point: OperatingPoint) -> int:
+        """Height and width in pixels of the images at a point."""
+        return point.resolution or self.resolution
+
     def build_from_point(self, point: OperatingPoint) -> None:
         """Creates all variables by one symbolic pass."""
-        size = point.resolution
+        size = self.resolution_of(point)
         symbolic_call(
             lambda images: self(images, point=point),
             keras.KerasTensor((1, size, size, 3)),
@@ -98,8 +102,7 @@ class Classifier(keras.Model):
     @property
     def output_names(self) -> list[str]:
         """The names under which `evaluate` reports metrics."""
-        names = [point.name for point in self.operating_points]
-        return names + ["ensemble"] if len(names) > 1 else names
+        return [point.name for point in self.operating_points]
 
     @output_names.setter
     def output_names(self, value):

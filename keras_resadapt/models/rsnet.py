@@ -9,9 +9,9 @@ from keras import ops
 
 from keras_resadapt import losses
 from keras_resadapt.backbones import Backbone
-from keras_resadapt.backbones import LayerSet
 from keras_resadapt.backbones import MobileNetV2
 from keras_resadapt.backbones import ResNet
+from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers import Preprocessing
 from keras_resadapt.layers import SwitchableBatchNormalization
 from keras_resadapt.layers import resize_bilinear
@@ -173,6 +173,15 @@ class RSNet(Classifier):
         return ops.convert_to_numpy(ops.softmax(self.alpha))
 
     # === Training ===
+
+    @property
+    def output_names(self) -> list[str]:
+        names = [point.name for point in self.operating_points]
+        return names + ["ensemble"] if len(names) > 1 else names
+
+    @output_names.setter
+    def output_names(self, value):
+        pass  # as in the base class
 
     def prepare_inputs(self, images):
         """One tensor a resolution, made from the largest (section 3.3)."""

@@ -1,0 +1,74 @@
+"""The first features of the multi-scale networks, from fine to coarse."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_resadapt.layers.block import Block
+from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
+
+
+class BaseFeatures(Block):
+    """A chain of 3x3 `ConvBlock`s, each of which gives a base feature.
+
+    RANet's "Initial layer" (section 3.3.1) and MSDNet's first layer.
+
+    Args:
+        filters: Channels of each base feature, the finest first.
+        strides: Stride of each convolution after the first.
+        stem: What gives the first: `"cifar"` is a 3x3 `ConvBlock` of stride 1,
+            `"imagenet"` a 7x7 one of stride 2, with a bias, and a max pooling
+            of stride 2.
+        layers: The layers to build it from.
+
+    Call arguments:
+        inputs: Tensor of shape (batch, height, width, 3).
+        point: The operating point.
+
+    Returns:
+        The list of base features, the finest first.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int],
+        strides: Sequence[int],
+        stem: str = "cifar",
+        layers: LayerSet = LayerSet(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if stem not in ("cifar", "imagenet"):
+            raise ValueError(
+                f"`stem` must be 'cifar' or 'imagenet'. Received: stem={stem!r}"
+            )
+        large = stem == "imagenet"
+        shapes = [(7, 2) if large else (3, 1), *((3, s) for s in strides)]
+        self.convs = [
+            ConvBlock(
+                channels,
+                kernel_size,
+                stride,
+                layers,
+                use_bias=large and i == 0,
+                kernel_initializer=UNIFORM_FAN_IN,
+                name=f"conv{i}",
+            )
+            for i, (channels, (kernel_size, stride)) in enumerate(
+                zip(filters, shapes)
+            )
+        ]
+        self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
+
+    def call(self, inputs, point, training=None):
+        x = self.convs[0](inputs, point=point)
+        if self.pool is not None:
+            # After a ReLU, padding with zeros pools as minus infinity would.
+            x = self.pool(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
+        features = [x]
+        for conv in self.convs[1:]:
+            features.append(conv(features[-1], point=point))
+        return features

@@ -1,0 +1,75 @@
+"""The classifier of an early exit."""
+
+import keras
+from keras import ops
+
+from keras_resadapt.layers.block import Block
+from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
+from keras_resadapt.layers.conv_block import ConvBlock
+
+# Uniform in +-1 / sqrt(fan_in), PyTorch's own initialization.
+UNIFORM_FAN_IN = keras.initializers.VarianceScaling(
+    1 / 3, mode="fan_in", distribution="uniform"
+)
+
+
+class ExitClassifier(Block):
+    """Two 3x3 `ConvBlock`s of stride 2, pooling, a dense layer.
+
+    The classifier of MSDNet and RANet. It takes features of at least
+    `MIN_SIZE` pixels.
+
+    Args:
+        filters: Channels of the convolutions.
+        num_classes: Number of classes.
+        layers: The layers to build it from.
+        kernel_initializer: Of the convolutions.
+        bias_initializer: Of the dense layer's bias.
+
+    Call arguments:
+        inputs: Tensor of shape (batch, height, width, channels).
+        point: The operating point.
+
+    Returns:
+        float32 logits of shape (batch, classes).
+    """
+
+    MIN_SIZE = 5  # so that at least 2 x 2 pixels are left to pool
+
+    def __init__(
+        self,
+        filters: int,
+        num_classes: int,
+        layers: LayerSet = LayerSet(),
+        kernel_initializer=HE_NORMAL_FAN_OUT,
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.convs = [
+            ConvBlock(
+                filters,
+                3,
+                2,
+                layers,
+                kernel_initializer=kernel_initializer,
+                name=f"conv{i}",
+            )
+            for i in range(2)
+        ]
+        self.pool = keras.layers.AveragePooling2D(2, name="pool")
+        self.dense = layers.dense(
+            num_classes,
+            kernel_initializer=UNIFORM_FAN_IN.clone(),
+            bias_initializer=bias_initializer,
+            name="dense",
+        )
+
+    def call(self, inputs, point, training=None):
+        x = inputs
+        for conv in self.convs:
+            x = conv(x, point=point)
+        # For 224 pixels (or 32) one pixel is left; for larger ones the mean.
+        x = ops.mean(self.pool(x), axis=(1, 2))
+        return ops.cast(point.call(self.dense, x), "float32")

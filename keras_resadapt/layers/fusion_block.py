@@ -1,0 +1,124 @@
+"""RANet's fusion of a sub-network's features with the coarser one's."""
+
+import math
+from collections.abc import Sequence
+
+from keras import ops
+
+from keras_resadapt.layers.block import Block
+from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.dense_block import BottleneckConv
+from keras_resadapt.layers.resize import resize_to_corners
+
+
+class FusionBlock(Block):
+    """A dense block that also takes in the coarser sub-network's features.
+
+    With `c` the compress factor, `low_i` the x_i of the coarser sub-network's
+    block and `u` bilinear resizing to the size of F_i's output (RANet,
+    section 3.3.2, figures 3b and 3c):
+
+        x_i = [u(x_{i-1}), u(G_i(low_{i-1})), F_i(x_{i-1})]
+        y = [x_n, u(H(low_n))]
+
+    F_i gives a share 1 - c of the growth rate, G_i a share c; H, a 1x1
+    `ConvBlock`, gives c times the channels of x_n. With `downsample` the last
+    F_i has stride 2. A block may end with a transition, as a `DenseBlock`.
+
+    Args:
+        in_channels: Channels of the input.
+        low_channels: Channels of each `low_i`, one more than layers.
+        growth_rate: Channels that each layer adds.
+        bottleneck_factor: Of F; see `BottleneckConv`.
+        low_bottleneck_factor: Of G.
+        compress_factor: c, in [0, 1].
+        downsample: Whether the block halves the resolution.
+        reduction: Channels after the transition as a share of those before;
+            None for no transition.
+        layers: The layers to build it from.
+
+    Call arguments:
+        inputs: Tensor of shape (batch, height, width, in_channels).
+        low: List of the tensors `low_i`.
+        point: The operating point.
+
+    Returns:
+        The features after the transition, and the list of all x_i.
+
+    Attributes:
+        out_channels: Channels of the result.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        low_channels: Sequence[int],
+        growth_rate: int,
+        bottleneck_factor: int,
+        low_bottleneck_factor: int,
+        compress_factor: float = 0.25,
+        downsample: bool = False,
+        reduction: float | None = None,
+        layers: LayerSet = LayerSet(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        num_layers = len(low_channels) - 1
+        low_growth = math.floor(growth_rate * compress_factor)
+        self.ups = [
+            BottleneckConv(
+                low_channels[i],
+                low_growth,
+                low_bottleneck_factor,
+                layers=layers,
+                name=f"up{i}",
+            )
+            for i in range(num_layers)
+        ]
+        self.convs = [
+            BottleneckConv(
+                in_channels + i * growth_rate,
+                growth_rate - low_growth,
+                bottleneck_factor,
+                strides=2 if downsample and i == num_layers - 1 else 1,
+                layers=layers,
+                name=f"conv{i}",
+            )
+            for i in range(num_layers)
+        ]
+        channels = in_channels + num_layers * growth_rate
+        last_channels = math.floor(channels * compress_factor)
+        self.last = ConvBlock(last_channels, 1, 1, layers, name="last")
+        self.out_channels = channels + last_channels
+        self.transition = None
+        if reduction is not None:
+            self.out_channels = math.floor(self.out_channels * reduction)
+            self.transition = ConvBlock(
+                self.out_channels, 1, 1, layers, name="transition"
+            )
+
+    def call(self, inputs, low, point, training=None):
+        outputs = [inputs]
+        for conv, up, coarse in zip(self.convs, self.ups, low):
+            x = outputs[-1]
+            new = conv(x, point=point)
+            size = new.shape[1:3]
+            outputs.append(
+                ops.concatenate(
+                    [
+                        resize_to_corners(x, size),
+                        resize_to_corners(up(coarse, point=point), size),
+                        new,
+                    ],
+                    axis=-1,
+                )
+            )
+        x = outputs[-1]
+        last = resize_to_corners(
+            self.last(low[-1], point=point), x.shape[1:3]
+        )
+        x = ops.concatenate([x, last], axis=-1)
+        if self.transition is not None:
+            x = self.transition(x, point=point)
+        return x, outputs

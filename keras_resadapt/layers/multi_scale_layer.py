@@ -1,0 +1,84 @@
+"""One layer of MSDNet: dense connections at several scales."""
+
+from collections.abc import Sequence
+
+from keras import ops
+
+from keras_resadapt.layers.block import Block
+from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.dense_block import BottleneckConv
+from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
+
+
+class MultiScaleLayer(Block):
+    """`y_s = [x_s, D_s(x_{s-1}), F_s(x_s)]`, at each scale s.
+
+    D_s is a strided `BottleneckConv` from the next finer scale, F_s one of
+    stride 1; each gives half of what the layer adds. The finest scale has no
+    D_s, unless the layer drops the scale above it.
+
+    Args:
+        channels: Channels of each input scale, the finest first.
+        growth: Channels that are added to each output scale; the output
+            scales are the last of the input's.
+        bottleneck_factors: A factor an input scale.
+        layers: The layers to build it from.
+
+    Call arguments:
+        inputs: List of tensors, the finest first.
+        point: The operating point.
+        num_scales: How many of the coarsest scales to compute; by default
+            all. The finer ones may then be missing from `inputs`.
+
+    Returns:
+        The list of y_s, the finest first.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        growth: Sequence[int],
+        bottleneck_factors: Sequence[int],
+        layers: LayerSet = LayerSet(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        dropped = len(channels) - len(growth)
+        self.downs, self.convs = [], []
+        for i, added in enumerate(growth):
+            scale = i + dropped
+            down = None
+            if scale > 0:
+                added //= 2
+                down = BottleneckConv(
+                    channels[scale - 1],
+                    added,
+                    bottleneck_factors[scale - 1],
+                    2,
+                    layers,
+                    UNIFORM_FAN_IN,
+                    name=f"down{i}",
+                )
+            self.downs.append(down)
+            self.convs.append(
+                BottleneckConv(
+                    channels[scale],
+                    added,
+                    bottleneck_factors[scale],
+                    1,
+                    layers,
+                    UNIFORM_FAN_IN,
+                    name=f"conv{i}",
+                )
+            )
+
+    def call(self, inputs, point, num_scales=None, training=None):
+        count = min(num_scales or len(self.convs), len(self.convs))
+        outputs = []
+        for i in range(-count, 0):  # counted from the coarsest
+            parts = [inputs[i]]
+            if self.downs[i] is not None:
+                parts.append(self.downs[i](inputs[i - 1], point=point))
+            parts.append(self.convs[i](inputs[i], point=point))
+            outputs.append(ops.concatenate(parts, axis=-1))
+        return outputs

@@ -1,0 +1,278 @@
+"""Networks whose exits are tried in order of cost."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_resadapt import losses
+from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.profile import ProfileRow
+from keras_resadapt.profile import profile_cascade
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeState:
+    """What a cascade has computed for a batch of images, up to an exit.
+
+    Attributes:
+        model: The cascade that it belongs to.
+        exit: The exit that `advance` computes next, from 0.
+        features: Nested lists and dicts of tensors. Each has the batch in
+            front, so that some of the images can go on without the others.
+        point: The operating point, for its axes other than the exit.
+    """
+
+    model: "Cascade"
+    exit: int
+    features: Any
+    point: OperatingPoint = OperatingPoint()
+
+    def take(self, rows) -> "CascadeState":
+        """The state of some of the images, by their integer row numbers."""
+        features = keras.tree.map_structure(
+            lambda x: ops.take(x, rows, axis=0), self.features
+        )
+        return dataclasses.replace(self, features=features)
+
+
+class Cascade(Classifier):
+    """A classifier with exits in order of cost.
+
+    Going on from one exit to the next uses what was computed before:
+
+    >>> state = model.start(images)
+    >>> while state.exit < model.num_exits:
+    ...     logits, state = model.advance(state)
+    ...     state = state.take(rows_that_are_not_sure)
+
+    A family defines `begin`, `extend` and `classify`, sets `num_classes`,
+    `num_exits` and `resolution` in its constructor and ends it with
+    `build_from_point()`.
+
+    `model(images)` gives a dict of the logits of all exits, `"exit0"`, ...;
+    `model.logits(images, point)` those of one exit, without the classifiers,
+    and what else, that only other exits need.
+
+    The loss is the sum of the exits' cross-entropies. Two techniques of Li et
+    al. (Improved Techniques for Training Adaptive Deep Networks, ICCV 2019)
+    are options.
+
+    Args:
+        gradient_equilibrium: Divide the gradients that K - k exits send back
+            through what comes before exit k (from 0) by K - k (section 3.1
+            there).
+        distillation_weight: w in [0, 1]. All exits but the last learn
+            `(1 - w) CE(y, p_k) + w T^2 KL(p_K || p_k)`, with no gradient into
+            the last exit's p_K (section 3.3 there).
+        temperature: T, which divides the logits in the second term.
+
+    Attributes:
+        operating_points: The exits, the cheapest first.
+        num_exits: K.
+        resolution: Height and width in pixels of the images that the network
+            was made for.
+    """
+
+    num_exits: int
+    resolution: int
+
+    def __init__(
+        self,
+        gradient_equilibrium: bool = False,
+        distillation_weight: float = 0.0,
+        temperature: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not 0 <= distillation_weight <= 1:
+            raise ValueError(
+                "`distillation_weight` must be in [0, 1]. "
+                f"Received: distillation_weight={distillation_weight}"
+            )
+        if not temperature > 0:
+            raise ValueError(
+                f"`temperature` must be positive. Received: {temperature}"
+            )
+        self.gradient_equilibrium = gradient_equilibrium
+        self.distillation_weight = distillation_weight
+        self.temperature = temperature
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        return tuple(OperatingPoint(exit=k) for k in range(self.num_exits))
+
+    # === What a family defines ===
+
+    def begin(self, images, point: OperatingPoint, training=None):
+        """The features from which the first exit starts."""
+        raise NotImplementedError
+
+    def extend(self, features, exit: int, point: OperatingPoint, training=None):
+        """The features of an exit, from those of the exit before.
+
+        Where `point.exit` is not None, that exit alone is wanted, and what
+        only the exits before it need can be left out.
+        """
+        raise NotImplementedError
+
+    def classify(
+        self, features, exit: int, point: OperatingPoint, training=None
+    ):
+        """An exit's float32 logits, from its features."""
+        raise NotImplementedError
+
+    def check_images(self, images) -> None:
+        """Raises a `ValueError` for images of a size that cannot work."""
+        if len(images.shape) != 4 or None in tuple(images.shape)[1:]:
+            raise ValueError(
+                "Images must have shape (batch, height, width, 3) with a "
+                f"known height and width. Received: shape {images.shape}"
+            )
+
+    # === The protocol ===
+
+    def start(
+        self, images, point: OperatingPoint = OperatingPoint(), training=None
+    ) -> CascadeState:
+        """Takes a batch of images to where the first exit can be computed.
+
+        Args:
+            images: Tensor of shape (batch, height, width, 3), in the range
+                that `preprocessing` expects.
+            point: Operating point, for axes other than the exit.
+            training: As for `call`.
+        """
+        self.check_images(images)
+        return CascadeState(
+            self, 0, self.begin(images, point, training), point
+        )
+
+    def advance(
+        self, state: CascadeState, training=None
+    ) -> tuple[Any, CascadeState]:
+        """Computes the next exit.
+
+        Returns:
+            float32 logits of shape (batch, classes), and the state after it.
+
+        Raises:
+            ValueError: For a state from another model, or after the last
+                exit.
+        """
+        if state.model is not self:
+            raise ValueError(
+                f"`state` must come from this model, {self.name!r}. "
+                f"Received: a state from the model {state.model.name!r}"
+            )
+        if state.exit >= self.num_exits:
+            raise ValueError(
+                f"`state` is after the last exit: {self.name!r} has "
+                f"{self.num_exits} exits."
+            )
+        features = self.extend(
+            state.features, state.exit, state.point, training
+        )
+        own = features
+        if self.gradient_equilibrium and training:
+            # K - k exits depend on these features; each gets an equal share.
+            left = self.num_exits - state.exit
+            own = scale_gradient(features, 1 / left)
+            features = scale_gradient(features, (left - 1) / left)
+        logits = self.classify(own, state.exit, state.point, training)
+        return logits, dataclasses.replace(
+            state, exit=state.exit + 1, features=features
+        )
+
+    # === Forward ===
+
+    def call(self, inputs, point: OperatingPoint | None = None, training=None):
+        if point is not None and point.exit is not None:
+            return self._one_exit(inputs, point, training)
+        state = self.start(inputs, point or OperatingPoint(), training)
+        logits = {}
+        while state.exit < self.num_exits:
+            name = dataclasses.replace(state.point, exit=state.exit).name
+            logits[name], state = self.advance(state, training)
+        return logits
+
+    def _one_exit(self, images, point, training):
+        if point.exit >= self.num_exits:
+            raise ValueError(
+                f"`point.exit` must be from 0 to {self.num_exits - 1}. "
+                f"Received: point={point}"
+            )
+        self.check_images(images)
+        features = self.begin(images, point, training)
+        for exit in range(point.exit + 1):
+            features = self.extend(features, exit, point, training)
+        return self.classify(features, point.exit, point, training)
+
+    def build_from_point(self) -> None:
+        super().build_from_point(OperatingPoint())
+
+    def profile(
+        self,
+        points: Iterable[OperatingPoint] | None = None,
+        resolution: int | None = None,
+    ) -> list[ProfileRow]:
+        """Multiply-adds and parameters, a row an exit.
+
+        Args:
+            points: The exits to count; by default all.
+            resolution: Height and width of the images, by default the
+                network's own.
+        """
+        size = resolution or self.resolution
+        return profile_cascade(self, (size, size, 3), points)
+
+    # === Training ===
+
+    def prepare_inputs(self, images):
+        return images
+
+    def loss_terms(self, y, logits: dict, sample_weight=None) -> dict:
+        """The terms whose sum is the loss, one an exit.
+
+        Args:
+            y: Labels, as the compiled loss takes them.
+            logits: The dict that the model gives for images.
+            sample_weight: Optional weights of shape (batch,).
+        """
+        weight = self.distillation_weight
+        divergence = losses.Distillation(self.temperature)
+        *earlier, last = self.output_names
+        terms = {}
+        for name in earlier:
+            terms[name] = self.classification_loss(
+                y, logits[name], sample_weight
+            )
+            if weight:
+                terms[name] = (1 - weight) * terms[
+                    name
+                ] + weight * self.temperature**2 * divergence(
+                    logits[last], logits[name], sample_weight
+                )
+        terms[last] = self.classification_loss(y, logits[last], sample_weight)
+        return terms
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gradient_equilibrium": self.gradient_equilibrium,
+            "distillation_weight": self.distillation_weight,
+            "temperature": self.temperature,
+        }
+
+
+def scale_gradient(features, scale: float):
+    """The same features, whose gradients arrive multiplied by `scale`."""
+
+    def scale_one(x):
+        fixed = ops.stop_gradient(x)
+        return fixed + ops.cast(scale, x.dtype) * (x - fixed)
+
+    return keras.tree.map_structure(scale_one, features)
