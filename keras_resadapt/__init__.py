@@ -15,6 +15,10 @@ from keras_resadapt.models.msdnet import MSDNet
 from keras_resadapt.models.msdnet import MSDNetCIFAR
 from keras_resadapt.models.msdnet import MSDNetCIFARGrowing
 from keras_resadapt.models.msdnet import MSDNetImageNet
+from keras_resadapt.models.msnet import MSDenseNet121
+from keras_resadapt.models.msnet import MSMobileNet
+from keras_resadapt.models.msnet import MSNet
+from keras_resadapt.models.msnet import MSResNet18
 from keras_resadapt.models.ranet import RANet
 from keras_resadapt.models.ranet import RANetCIFAR
 from keras_resadapt.models.ranet import RANetCIFARGrowing

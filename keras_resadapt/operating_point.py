@@ -62,6 +62,15 @@ class OperatingPoint:
         A layer of this package names those axes in `depends_on`, such as
         `("resolution",)`; a stock Keras layer has none and is called plainly.
         """
-        for axis in getattr(layer, "depends_on", ()):
-            kwargs[axis] = getattr(self, axis)
-        return layer(inputs, **kwargs)
+        return layer(inputs, **self._axes(layer), **kwargs)
+
+    def affine(self, norm):
+        """The scale and offset of a normalization layer in inference, with
+        the parts of this point that it depends on."""
+        return norm.affine(**self._axes(norm))
+
+    def _axes(self, layer) -> dict[str, Any]:
+        return {
+            axis: getattr(self, axis)
+            for axis in getattr(layer, "depends_on", ())
+        }

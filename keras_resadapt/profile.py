@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_resadapt.operating_point import OperatingPoint
 
@@ -32,14 +33,20 @@ class ProfileRow:
 
 @dataclasses.dataclass(frozen=True)
 class _RecordingPoint(OperatingPoint):
-    """An operating point that notes every layer that is called through it."""
+    """An operating point that notes every layer that is called through it,
+    and calls none: what comes out has the right shape."""
 
     calls: list = dataclasses.field(default_factory=list)
 
     def call(self, layer, inputs, **kwargs) -> Any:
-        outputs = super().call(layer, inputs, **kwargs)
-        self.calls.append((layer, tuple(inputs.shape), tuple(outputs.shape)))
-        return outputs
+        spec = layer.compute_output_spec(inputs, **self._axes(layer))
+        self.calls.append((layer, tuple(inputs.shape), tuple(spec.shape)))
+        return ops.zeros(spec.shape, spec.dtype)
+
+    def affine(self, norm):
+        scale, offset = super().affine(norm)
+        self.calls.append((norm, tuple(scale.shape), tuple(scale.shape)))
+        return scale, offset
 
 
 def profile_point(

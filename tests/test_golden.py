@@ -130,3 +130,92 @@ def test_training_steps():
 def test_the_other_resnets(constructor, params, madds):
     (row,) = constructor(resolutions=224).profile()
     assert (row.params, row.madds) == (params, madds)
+
+
+@pytest.mark.parametrize(
+    "name, constructor",
+    [
+        ("ranet_cifar10_a", keras_resadapt.RANetCIFAR),
+        ("msdnet_cifar10", keras_resadapt.MSDNetCIFAR),
+    ],
+)
+def test_cascades(name, constructor):
+    reference = load(name)
+    model = constructor(preprocessing=None)
+    weights = {k: golden.array(k, s) for k, s in reference["state_dict"]}
+    keras_resadapt.convert.load_pytorch_state_dict(model, weights)
+    trainable = sum(np.prod(v.shape) for v in model.trainable_variables)
+    assert trainable == reference["num_params"]
+    logits = model(golden.images(32))
+    for path, row, z in zip(
+        reference["paths"], model.profile(), logits.values(), strict=True
+    ):
+        assert row.madds == path["madds"]
+        alone = path["madds_without_earlier_classifiers"]
+        if name == "msdnet_cifar10":  # is evaluated lazily
+            assert row.standalone_madds <= alone
+        else:
+            assert row.standalone_madds == alone
+        np.testing.assert_allclose(
+            z, path["logits_float64"], atol=1e-4 * path["max_abs"]
+        )
+
+
+def test_a_training_step_of_ranet():
+    reference = load("train_ranet_cifar10_a")
+    config = reference["config"]
+    model = keras_resadapt.RANetCIFAR(preprocessing=None)
+    weights = {
+        k: golden.array(k, s) for k, s in load("ranet_cifar10_a")["state_dict"]
+    }
+    keras_resadapt.convert.load_pytorch_state_dict(model, weights)
+    images, labels = golden.images(32, 8), golden.labels(10, 8)
+    first = model.sub_networks[0][0].convs[0].reduce
+    base = model.base_features.convs
+    prefix = "scale_flows.0.0.layers.0.conv_normal.net"
+    watched = {
+        f"{prefix}.0.weight": first.conv.kernel,
+        f"{prefix}.1.weight": first.bn.gamma,
+        "FirstLayer.layers.3.net.1.bias": base[3].bn.beta,
+        "FirstLayer.layers.3.net.1.weight": base[3].bn.gamma,
+        "scale_flows.3.0.layers.0.conv_up.net.0.weight": (
+            model.sub_networks[3][0].ups[0].reduce.conv.kernel
+        ),
+        "scale_flows.3.5.conv_last.net.0.weight": (
+            model.sub_networks[3][5].last.conv.kernel
+        ),
+        "FirstLayer.layers.0.net.1.running_mean": base[0].bn.moving_mean,
+        "FirstLayer.layers.0.net.1.running_var": base[0].bn.moving_variance,
+        "classifier.7.m.1.net.1.running_var": (
+            model.classifiers[7].convs[1].bn.moving_variance
+        ),
+    }
+    optimizer = training.SGD(
+        config["lr"],
+        momentum=config["momentum"],
+        weight_decay=config["weight_decay"],
+    )
+    variables = model.trainable_variables
+    optimizer.build(variables)
+
+    # One step, without compiling the large graph
+    with tf.GradientTape() as tape:
+        terms = model.loss_terms(labels, model(images, training=True))
+        loss = sum(terms.values())
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    optimizer.apply_gradients(zip(gradients, variables))
+
+    expected = reference["steps"][0]
+    np.testing.assert_allclose(
+        list(terms.values()), expected["ce_per_exit"], rtol=1e-4
+    )
+    by_path = {v.path: g for v, g in zip(variables, gradients)}
+    for key, value in expected["grad_l2"].items():
+        norm = np.linalg.norm(by_path[watched[key].path])
+        # A millionth of the images moves these by as much (a ReLU turns).
+        # Without oneDNN they agree to 2e-5.
+        np.testing.assert_allclose(norm, value, rtol=6e-3)
+    for key, value in expected["after_l2"].items():
+        np.testing.assert_allclose(
+            np.linalg.norm(watched[key]), value, rtol=1e-4
+        )

@@ -1,5 +1,7 @@
 """Backbones: each written once, made of the layers that a family chooses."""
 
 from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.densenet import DenseNet
+from keras_resadapt.backbones.mobilenet_v1 import MobileNetV1
 from keras_resadapt.backbones.mobilenet_v2 import MobileNetV2
 from keras_resadapt.backbones.resnet import ResNet

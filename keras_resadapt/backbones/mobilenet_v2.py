@@ -9,6 +9,7 @@ from keras_resadapt.backbones.backbone import Backbone
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import ConvBlock
 from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers import conv_norm
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
@@ -62,12 +63,12 @@ class InvertedResidual(Block):
         x = inputs
         if self.expand is not None:
             x = ops.relu6(
-                point.call(self.expand_bn, point.call(self.expand, x))
+                conv_norm(self.expand, self.expand_bn, x, point, training)
             )
         x = ops.relu6(
-            point.call(self.depthwise_bn, point.call(self.depthwise, x))
+            conv_norm(self.depthwise, self.depthwise_bn, x, point, training)
         )
-        x = point.call(self.project_bn, point.call(self.project, x))
+        x = conv_norm(self.project, self.project_bn, x, point, training)
         return inputs + x if self.residual else x
 
 

@@ -8,6 +8,7 @@ from keras import ops
 from keras_resadapt.backbones.backbone import Backbone
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers import conv_norm
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
@@ -35,7 +36,7 @@ class Stem(Block):
         self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
 
     def call(self, inputs, point, training=None):
-        x = ops.relu(point.call(self.bn1, point.call(self.conv1, inputs)))
+        x = ops.relu(conv_norm(self.conv1, self.bn1, inputs, point, training))
         if self.pool is not None:
             # After a ReLU, padding with zeros pools as minus infinity would.
             x = self.pool(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
@@ -75,12 +76,12 @@ class ResidualBlock(Block):
     def call(self, inputs, point, training=None):
         x = inputs
         for conv, bn in zip(self.convs[:-1], self.bns[:-1]):
-            x = ops.relu(point.call(bn, point.call(conv, x)))
-        x = point.call(self.bns[-1], point.call(self.convs[-1], x))
+            x = ops.relu(conv_norm(conv, bn, x, point, training))
+        x = conv_norm(self.convs[-1], self.bns[-1], x, point, training)
         shortcut = inputs
         if self.shortcut is not None:
-            shortcut = point.call(
-                self.shortcut_bn, point.call(self.shortcut, inputs)
+            shortcut = conv_norm(
+                self.shortcut, self.shortcut_bn, inputs, point, training
             )
         return ops.relu(x + shortcut)
 

@@ -5,12 +5,14 @@ from keras_resadapt.layers.batch_normalization import BatchNormalization
 from keras_resadapt.layers.block import Block
 from keras_resadapt.layers.block import LayerSet
 from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.conv_block import conv_norm
 from keras_resadapt.layers.convolution import Conv2D
 from keras_resadapt.layers.convolution import DepthwiseConv2D
 from keras_resadapt.layers.dense_block import BottleneckConv
 from keras_resadapt.layers.dense_block import DenseBlock
 from keras_resadapt.layers.exit_classifier import ExitClassifier
 from keras_resadapt.layers.fusion_block import FusionBlock
+from keras_resadapt.layers.high_frequency_residual import HighFrequencyResidual
 from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
 from keras_resadapt.layers.resize import resize_bilinear

@@ -13,16 +13,18 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def normalize(inputs, mean, variance, gamma, beta, epsilon: float):
-    """`gamma * (inputs - mean) / sqrt(variance + epsilon) + beta`.
+def affine(mean, variance, gamma, beta, epsilon: float):
+    """The scale and offset of `gamma (x - mean) / sqrt(variance + epsilon) +
+    beta`, float32 vectors of an entry a channel."""
+    scale = gamma * ops.rsqrt(variance + epsilon)
+    return scale, beta - mean * scale
 
-    The statistics and parameters are float32 vectors, one entry a channel;
-    the result has the dtype of `inputs`.
-    """
+
+def normalize(inputs, scale, offset):
+    """`scale * inputs + offset`, in the dtype of `inputs`."""
     # Not TensorFlow's fused kernel: merged into the convolution by oneDNN it is
     # several times slower than this for a single image.
-    scale = gamma * ops.rsqrt(variance + epsilon)
-    outputs = ops.cast(inputs, "float32") * scale + (beta - mean * scale)
+    outputs = ops.cast(inputs, "float32") * scale + offset
     return ops.cast(outputs, inputs.dtype)
 
 
@@ -81,14 +83,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         if not (training and self.trainable):
-            return normalize(
-                inputs,
-                self.moving_mean,
-                self.moving_variance,
-                self.gamma,
-                self.beta,
-                self.epsilon,
-            )
+            return normalize(inputs, *self.affine())
         outputs, mean, variance = self._normalize_by_batch(inputs)
         for moving, batch in (
             (self.moving_mean, mean),
@@ -98,6 +93,17 @@ class BatchNormalization(keras.layers.Layer):
                 moving * self.momentum + batch * (1 - self.momentum)
             )
         return outputs
+
+    def affine(self):
+        """The scale and the offset of each channel in inference, which a
+        convolution before it can take over."""
+        return affine(
+            self.moving_mean,
+            self.moving_variance,
+            self.gamma,
+            self.beta,
+            self.epsilon,
+        )
 
     def _normalize_by_batch(self, inputs):
         """Returns the outputs, the batch's mean and its unbiased variance."""

@@ -4,11 +4,28 @@ import keras
 
 from keras_resadapt.layers.block import Block
 from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.operating_point import OperatingPoint
 
 # Normal, variance 2 / (kernel area x output channels).
 HE_NORMAL_FAN_OUT = keras.initializers.VarianceScaling(
     2.0, mode="fan_out", distribution="untruncated_normal"
 )
+
+
+def conv_norm(conv, norm, inputs, point: OperatingPoint, training):
+    """`norm(conv(inputs))`; in inference as one convolution.
+
+    Args:
+        conv: A convolution without an activation.
+        norm: The normalization after it.
+        inputs: Tensor of shape (batch, height, width, channels).
+        point: The operating point.
+        training: Whether the statistics are those of the batch.
+    """
+    if training or not norm.built or not hasattr(norm, "affine"):
+        return point.call(norm, point.call(conv, inputs))
+    scale, offset = point.affine(norm)
+    return point.call(conv, inputs, scale=scale, offset=offset)
 
 
 class ConvBlock(Block):
@@ -53,5 +70,5 @@ class ConvBlock(Block):
 
     def call(self, inputs, point, training=None):
         return self.activation(
-            point.call(self.bn, point.call(self.conv, inputs))
+            conv_norm(self.conv, self.bn, inputs, point, training)
         )

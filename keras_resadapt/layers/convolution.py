@@ -34,12 +34,19 @@ class _SymmetricPadding:
             )
         self.padding = "same" if set(self.strides) == {1} else "valid"
 
-    def call(self, inputs):
+    def call(self, inputs, scale=None, offset=None):
         if self.padding == "valid":
             inputs = _symmetric_pad(
                 inputs, self.kernel_size, self.dilation_rate
             )
-        return super().call(inputs)
+        if scale is None:
+            return super().call(inputs)
+        if self.use_bias:
+            offset = offset + self.bias * scale
+        outputs = self._scaled_convolution(
+            inputs, ops.cast(scale, self.compute_dtype)
+        )
+        return outputs + ops.cast(offset, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         batch, *spatial, _ = input_shape
@@ -49,7 +56,7 @@ class _SymmetricPadding:
         ]
         return (batch, *spatial, self._output_channels(input_shape))
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs, scale=None, offset=None):
         return keras.KerasTensor(
             self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
         )
@@ -73,7 +80,16 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
         **kwargs: As for `keras.layers.Conv2D`, without `padding`.
     """
 
+    def _scaled_convolution(self, inputs, scale):
+        return self.convolution_op(inputs, self.kernel * scale)
+
     def convolution_op(self, inputs, kernel):
+        if self._is_matrix_product(kernel):
+            batch = ops.shape(inputs)[:3]
+            outputs = ops.matmul(
+                ops.reshape(inputs, (-1, inputs.shape[-1])), kernel[0, 0]
+            )
+            return ops.reshape(outputs, (*batch, kernel.shape[-1]))
         missing = 8 - inputs.shape[-1]
         if missing in range(1, 5) and keras.backend.backend() == "tensorflow":
             # oneDNN's gradient of a convolution over 4 to 7 channels writes
@@ -86,6 +102,15 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
                 [kernel, ops.zeros_like(kernel[:, :, :missing])], axis=2
             )
         return super().convolution_op(inputs, kernel)
+
+    def _is_matrix_product(self, kernel) -> bool:
+        # On a CPU a 1x1 convolution takes up to a third longer than this.
+        return (
+            kernel.shape[0] == kernel.shape[1] == 1
+            and set(self.strides) == {1}
+            and self.groups == 1
+            and keras.backend.backend() == "tensorflow"
+        )
 
     def _output_channels(self, input_shape):
         return self.filters
@@ -100,6 +125,16 @@ class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
         strides: Integer.
         **kwargs: As for `keras.layers.DepthwiseConv2D`, without `padding`.
     """
+
+    def _scaled_convolution(self, inputs, scale):
+        return ops.depthwise_conv(
+            inputs,
+            self.kernel * ops.reshape(scale, self.kernel.shape[2:]),
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
 
     def _output_channels(self, input_shape):
         return input_shape[-1] * self.depth_multiplier

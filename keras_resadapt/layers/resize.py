@@ -5,6 +5,7 @@ Every backend compiles them, which is not so of their own resizing.
 
 import functools
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -64,9 +65,18 @@ def resize_to_corners(features, new_size: tuple[int, int]):
         features: Float tensor of shape (batch, height, width, channels).
         new_size: New height and width.
     """
-    size = tuple(features.shape[1:3])
-    if size == tuple(new_size):
+    size, new_size = tuple(features.shape[1:3]), tuple(new_size)
+    if size == new_size:
         return features
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Several times as fast as the matrices. The newer
+        # `tf.image.resize` cannot keep the corners.
+        resized = tf.raw_ops.ResizeBilinear(
+            images=features, size=new_size, align_corners=True
+        )
+        return tf.cast(resized, features.dtype)
     return _resize(
         features,
         _corner_matrix(size[0], new_size[0]),
@@ -79,5 +89,10 @@ def _resize(images, row_weights: np.ndarray, column_weights: np.ndarray):
         ops.convert_to_tensor(weights, dtype=images.dtype)
         for weights in (row_weights, column_weights)
     )
-    images = ops.einsum("oh,bhwc->bowc", rows, images)
-    return ops.einsum("ow,bhwc->bhoc", columns, images)
+    _, height, width, channels = images.shape
+    # Not `einsum`, which transposes.
+    images = ops.reshape(images, (-1, height, width * channels))
+    images = ops.matmul(rows, images)
+    images = ops.reshape(images, (-1, width, channels))
+    images = ops.matmul(columns, images)
+    return ops.reshape(images, (-1, len(row_weights), len(column_weights), channels))

@@ -7,6 +7,7 @@ import keras
 
 from keras_resadapt.layers.batch_normalization import (
     BatchNormalization,
+    affine,
     normalize,
 )
 
@@ -110,9 +111,13 @@ class SwitchableBatchNormalization(keras.layers.Layer):
                 "Only the resolutions that the network has can be trained: "
                 f"{self.resolutions}. Received: resolution={resolution}"
             )
-        return normalize(
-            inputs, *self._interpolate(resolution), epsilon=self.epsilon
-        )
+        return normalize(inputs, *self.affine(resolution))
+
+    def affine(self, resolution):
+        """The scale and offset of each channel in inference."""
+        if resolution in self.resolutions:
+            return self.branches[self.resolutions.index(resolution)].affine()
+        return affine(*self._interpolate(resolution), epsilon=self.epsilon)
 
     def _interpolate(self, resolution):
         """Mean, variance, gamma and beta for an untrained resolution."""

@@ -273,15 +273,13 @@ def MSDNetCIFARGrowing(
         num_classes: Number of classes.
         **kwargs: Further arguments of `MSDNet`.
     """
-    return MSDNet(
-        num_classes,
+    defaults = dict(
         num_blocks=5,
         base=1,
         step=1,
         step_mode="lin_grow",
-        name=name,
-        **kwargs,
     )
+    return MSDNet(num_classes, name=name, **{**defaults, **kwargs})
 
 
 def MSDNetImageNet(
@@ -293,8 +291,7 @@ def MSDNetImageNet(
         num_classes: Number of classes.
         **kwargs: Further arguments of `MSDNet`.
     """
-    return MSDNet(
-        num_classes,
+    defaults = dict(
         num_blocks=5,
         step=4,
         channels=32,
@@ -303,6 +300,5 @@ def MSDNetImageNet(
         bottleneck_factors=(1, 2, 4, 4),
         stem="imagenet",
         preprocessing="imagenet",
-        name=name,
-        **kwargs,
     )
+    return MSDNet(num_classes, name=name, **{**defaults, **kwargs})

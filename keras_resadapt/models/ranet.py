@@ -299,14 +299,12 @@ def RANetCIFAR(num_classes: int = 10, name: str = "ranet_cifar", **kwargs):
         num_classes: Number of classes.
         **kwargs: Further arguments of `RANet`.
     """
-    return RANet(
-        num_classes,
+    defaults = dict(
         scale_list=(1, 2, 3, 3),
         growth_factors=(4, 2, 1, 1),
         bottleneck_factors=(4, 2, 1, 1),
-        name=name,
-        **kwargs,
     )
+    return RANet(num_classes, name=name, **{**defaults, **kwargs})
 
 
 def RANetCIFARGrowing(
@@ -318,7 +316,8 @@ def RANetCIFARGrowing(
         num_classes: Number of classes.
         **kwargs: Further arguments of `RANet`.
     """
-    return RANet(num_classes, step=2, step_mode="lg", name=name, **kwargs)
+    defaults = dict(step=2, step_mode="lg")
+    return RANet(num_classes, name=name, **{**defaults, **kwargs})
 
 
 def RANetImageNet(
@@ -330,8 +329,7 @@ def RANetImageNet(
         num_classes: Number of classes.
         **kwargs: Further arguments of `RANet`.
     """
-    return RANet(
-        num_classes,
+    defaults = dict(
         step=8,
         scale_list=(1, 2, 3, 4),
         growth_rate=16,
@@ -339,9 +337,8 @@ def RANetImageNet(
         bottleneck_factors=(4, 2, 1, 1),
         stem="imagenet",
         preprocessing="imagenet",
-        name=name,
-        **kwargs,
     )
+    return RANet(num_classes, name=name, **{**defaults, **kwargs})
 
 
 def RANetImageNetWide(
@@ -353,8 +350,7 @@ def RANetImageNetWide(
         num_classes: Number of classes.
         **kwargs: Further arguments of `RANet`.
     """
-    return RANet(
-        num_classes,
+    defaults = dict(
         step=8,
         scale_list=(1, 2, 3, 4),
         channels=32,
@@ -363,6 +359,5 @@ def RANetImageNetWide(
         bottleneck_factors=(4, 2, 2, 1),
         stem="imagenet",
         preprocessing="imagenet",
-        name=name,
-        **kwargs,
     )
+    return RANet(num_classes, name=name, **{**defaults, **kwargs})

@@ -1,0 +1,173 @@
+"""DenseNet (Huang et al., 2017), with bottlenecks and compression."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.resnet import Stem
+from keras_resadapt.layers import Block
+from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers import conv_norm
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
+
+
+def _conv(layers, filters, kernel_size, *, name):
+    return layers.conv(
+        filters,
+        kernel_size,
+        use_bias=False,
+        kernel_initializer=HE_NORMAL_FAN_OUT.clone(),
+        name=name,
+    )
+
+
+class NormReLU(Block):
+    """`relu(norm(x))`, which ends the last stage."""
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.norm(name="norm")
+
+    def call(self, inputs, point, training=None):
+        return ops.relu(point.call(self.norm, inputs))
+
+
+class DenseLayer(Block):
+    """[x, F(x)], F a 1x1 and a 3x3 convolution, normalization and ReLU before
+    each."""
+
+    def __init__(self, growth_rate, bottleneck_factor, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.norm1 = layers.norm(name="norm1")
+        self.conv1 = _conv(
+            layers, bottleneck_factor * growth_rate, 1, name="conv1"
+        )
+        self.norm2 = layers.norm(name="norm2")
+        self.conv2 = _conv(layers, growth_rate, 3, name="conv2")
+
+    def call(self, inputs, point, training=None):
+        x = ops.relu(point.call(self.norm1, inputs))
+        x = ops.relu(conv_norm(self.conv1, self.norm2, x, point, training))
+        x = point.call(self.conv2, x)
+        return ops.concatenate([inputs, x], axis=-1)
+
+
+class Transition(Block):
+    """Normalization, ReLU, 1x1 convolution, 2x2 mean."""
+
+    def __init__(self, filters, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.norm(name="norm")
+        self.conv = _conv(layers, filters, 1, name="conv")
+        self.pool = keras.layers.AveragePooling2D(2)
+
+    def call(self, inputs, point, training=None):
+        x = ops.relu(point.call(self.norm, inputs))
+        return self.pool(point.call(self.conv, x))
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class DenseNet(Backbone):
+    """DenseNet-BC without the classifier.
+
+    A stage after the stem is a dense block, with the transition *before* it,
+    so that all stages but the first start by halving height and width, as
+    those of the other backbones do; the last one ends with normalization and
+    ReLU.
+
+    Args:
+        depths: Number of layers a dense block. (6, 12, 24, 16) is
+            DenseNet-121 (table 1 of its paper).
+        growth_rate: Channels that a layer adds, k in the paper.
+        bottleneck_factor: The 1x1 convolutions have this many times
+            `growth_rate` channels.
+        compression: Share of the channels that a transition leaves, theta in
+            the paper.
+        stem: As for `ResNet`, with twice `growth_rate` channels.
+        layers: The layers to build it from.
+
+    Call arguments:
+        inputs: Float tensor of shape (batch, height, width, 3).
+        point: The operating point.
+
+    Reference:
+        Densely Connected Convolutional Networks
+        (https://arxiv.org/abs/1608.06993).
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] = (6, 12, 24, 16),
+        growth_rate: int = 32,
+        bottleneck_factor: int = 4,
+        compression: float = 0.5,
+        stem: str = "imagenet",
+        layers: LayerSet = LayerSet(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not depths or min(depths) < 1:
+            raise ValueError(
+                "`depths` must have a positive entry a dense block. "
+                f"Received: depths={depths}"
+            )
+        for name, value in (
+            ("growth_rate", growth_rate),
+            ("bottleneck_factor", bottleneck_factor),
+        ):
+            if not hasattr(value, "__index__") or value < 1:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. "
+                    f"Received: {name}={value!r}"
+                )
+        if not 0 < compression <= 1:
+            raise ValueError(
+                "`compression` must be in (0, 1]. "
+                f"Received: compression={compression}"
+            )
+        if stem not in ("imagenet", "small"):
+            raise ValueError(
+                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
+            )
+        self.depths = tuple(depths)
+        self.growth_rate = growth_rate
+        self.bottleneck_factor = bottleneck_factor
+        self.compression = compression
+        self.stem = stem
+
+        channels = 2 * growth_rate
+        stages = [[Stem(channels, stem, layers, name="stem")]]
+        for i, depth in enumerate(depths):
+            stage = []
+            if i > 0:
+                channels = int(channels * compression)
+                stage.append(
+                    Transition(channels, layers, name=f"transition{i}")
+                )
+            for j in range(depth):
+                stage.append(
+                    DenseLayer(
+                        growth_rate,
+                        bottleneck_factor,
+                        layers,
+                        name=f"block{i + 1}_{j}",
+                    )
+                )
+            channels += depth * growth_rate
+            stages.append(stage)
+        stages[-1].append(NormReLU(layers, name="head"))
+        # Only now: Keras would not see what is added to a stage later.
+        self.stages = stages
+        self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "depths": self.depths,
+            "growth_rate": self.growth_rate,
+            "bottleneck_factor": self.bottleneck_factor,
+            "compression": self.compression,
+            "stem": self.stem,
+        }

@@ -1,0 +1,93 @@
+"""When an image is sure enough to leave a cascade."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+
+from keras_resadapt.inference.fingerprint import model_fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """The confidences at which images leave a cascade (RANet, equation 2).
+
+    An image leaves at the first exit k whose largest probability
+    `max softmax(logits_k / temperature_k)` is at least `values[k]`, and at the
+    last exit in any case.
+
+    Args:
+        values: A threshold in [0, 1] for every exit but the last.
+        temperatures: A positive temperature for every exit; by default 1.
+        fingerprint: `model_fingerprint` of the model that they were made for;
+            None if they are for any model.
+    """
+
+    values: tuple[float, ...]
+    temperatures: tuple[float, ...] | None = None
+    fingerprint: str | None = None
+
+    def __post_init__(self):
+        values = tuple(float(value) for value in self.values)
+        if not all(0 <= value <= 1 for value in values):  # nor NaN
+            raise ValueError(
+                f"Thresholds must be in [0, 1]. Received: values={values}"
+            )
+        temperatures = self.temperatures
+        if temperatures is None:
+            temperatures = (1.0,) * (len(values) + 1)
+        temperatures = tuple(float(t) for t in temperatures)
+        if len(temperatures) != len(values) + 1 or not all(
+            0 < t < math.inf for t in temperatures
+        ):
+            raise ValueError(
+                "`temperatures` must hold a positive number an exit, one more "
+                f"than thresholds. Received: temperatures={temperatures} for "
+                f"{len(values)} thresholds"
+            )
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "temperatures", temperatures)
+
+    @classmethod
+    def of(cls, thresholds: "Thresholds | Sequence[float]") -> "Thresholds":
+        """Thresholds as they are, or of a sequence of plain numbers."""
+        if isinstance(thresholds, cls):
+            return thresholds
+        return cls(tuple(thresholds))
+
+    def check(self, model) -> None:
+        """Raises a `ValueError` unless they fit a cascade."""
+        expected = model.num_exits - 1
+        if len(self.values) != expected:
+            raise ValueError(
+                f"{model.name!r} has {model.num_exits} exits and needs "
+                f"{expected} thresholds. Received: {len(self.values)}"
+            )
+        if self.fingerprint is not None:
+            fingerprint = model_fingerprint(model)
+            if fingerprint != self.fingerprint:
+                raise ValueError(
+                    "The thresholds were made for another model, or before "
+                    "its last training: calibrate them again. Their "
+                    f"fingerprint is {self.fingerprint!r}, that of "
+                    f"{model.name!r} is {fingerprint!r}."
+                )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a JSON file, complete or not at all."""
+        unfinished = f"{os.fspath(path)}.unfinished"
+        with open(unfinished, "w", encoding="utf-8") as file:
+            json.dump(dataclasses.asdict(self), file, indent=1)
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Thresholds":
+        """Reads what `save` wrote."""
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        if not isinstance(content, dict) or set(content) != {
+            field.name for field in dataclasses.fields(cls)
+        }:
+            raise ValueError(f"{os.fspath(path)!r} holds no thresholds.")
+        return cls(**content)
