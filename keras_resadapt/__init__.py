@@ -31,10 +31,11 @@ from keras_resadapt.models.rsnet import RSNet34
 from keras_resadapt.models.rsnet import RSNet50
 from keras_resadapt.models.rsnet import RSNet101
 from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt import training  # loading a trained model needs its SGD
 
 __version__ = "0.1.0"
 
-_LAZY = ("analysis", "data", "export", "inference", "training")
+_LAZY = ("analysis", "data", "export", "inference")
 
 
 def __getattr__(name):

@@ -1,5 +1,8 @@
 """RANet and MSDNet: the protocol, the losses, the errors."""
 
+import subprocess
+import sys
+
 import keras
 import keras_resadapt
 import numpy as np
@@ -143,6 +146,15 @@ def test_save_and_load(model, batch, tmp_path):
         model.evaluate(images, labels, verbose=0, return_dict=True), rel=1e-4
     )
     assert set(loaded.predict(images, verbose=0)) == set(model.output_names)
+
+
+def test_a_trained_model_loads_where_nothing_else_is_imported(
+    tiny_cascade, batch, tmp_path
+):
+    tiny_cascade.compile(training.SGD(0.01))
+    tiny_cascade.save(tmp_path / "m.keras")
+    code = "import keras_resadapt, keras; keras.models.load_model('m.keras')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_mixed_precision(batch):

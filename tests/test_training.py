@@ -86,7 +86,11 @@ def test_strategy_scope():
     with training.strategy_scope("none"):
         assert not tf.distribute.has_strategy()
     with training.strategy_scope("mirrored"):
-        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+        strategy = tf.distribute.get_strategy()
+        assert strategy.num_replicas_in_sync == 2
+    # A second one would collide with the first one's collective operations.
+    with training.strategy_scope("mirrored"):
+        assert tf.distribute.get_strategy() is strategy
     with pytest.raises(ValueError, match="`strategy`.*'tpu'"):
         training.strategy_scope("tpu")
 

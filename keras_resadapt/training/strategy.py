@@ -1,6 +1,7 @@
 """On which devices to train."""
 
 import contextlib
+import functools
 
 STRATEGIES = ("none", "mirrored")
 
@@ -25,4 +26,13 @@ def strategy_scope(name: str = "none") -> contextlib.AbstractContextManager:
     devices = tf.config.list_logical_devices("GPU") or (
         tf.config.list_logical_devices("CPU")
     )
-    return tf.distribute.MirroredStrategy([d.name for d in devices]).scope()
+    return _mirrored_strategy(tuple(d.name for d in devices)).scope()
+
+
+@functools.lru_cache
+def _mirrored_strategy(devices: tuple[str, ...]):
+    """One a process: a second one would use the numbers of the first one's
+    collective operations again, for tensors of other shapes."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(devices)

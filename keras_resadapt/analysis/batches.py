@@ -1,0 +1,83 @@
+"""Data sets, batch by batch, and the same pictures at several resolutions."""
+
+from collections.abc import Iterable, Iterator
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resadapt.layers import resize_bilinear
+
+
+def labelled_batches(
+    data: Iterable, verbose: bool = True
+) -> Iterator[tuple[object, np.ndarray]]:
+    """Goes once through a data set, with a progress bar.
+
+    Args:
+        data: Batches of (images, labels), such as `data.evaluation_batches`
+            gives: images a tensor (batch, height, width, 3), or a tuple of
+            such tensors, one a resolution; labels class indices (batch,).
+        verbose: Whether to show the progress.
+
+    Yields:
+        (images as they came, labels as an integer array (batch,)).
+
+    Raises:
+        ValueError: No batch, a batch that is not a pair, or labels that are
+            not class indices.
+    """
+    try:
+        length = len(data)
+    except TypeError:  # a generator, or a tf.data set of unknown length
+        length = None
+    progress = keras.utils.Progbar(
+        length, unit_name="batch", verbose=int(verbose)
+    )
+    number = 0
+    for number, batch in enumerate(data, 1):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                "`data` must give batches (images, labels). "
+                f"Received: a {type(batch).__name__}"
+            )
+        images, labels = batch
+        labels = ops.convert_to_numpy(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                "Labels must be class indices, integers of shape (batch,). "
+                f"Received: {labels.dtype} of shape {labels.shape}"
+            )
+        yield images, labels
+        progress.update(number)
+    if not number:
+        raise ValueError("`data` has no batches.")
+    if length != number:
+        progress.update(number, finalize=True)
+
+
+def images_at(images, resolution: int):
+    """The images of a batch at a resolution.
+
+    Args:
+        images: Tensor (batch, size, size, 3), or a tuple of such tensors.
+        resolution: Height and width in pixels.
+
+    Returns:
+        The tensor of that size, or else the largest one, resized down,
+        antialiased.
+    """
+    views = images if isinstance(images, (tuple, list)) else (images,)
+    sizes = [tuple(view.shape[1:3]) for view in views]
+    if (resolution, resolution) in sizes:
+        return views[sizes.index((resolution, resolution))]
+    largest = views[int(np.argmax([height for height, _ in sizes]))]
+    height, width = largest.shape[1:3]
+    if height != width or height < resolution:
+        raise ValueError(
+            f"The data must have square images of at least {resolution} "
+            f"pixels. Received: {' and '.join(f'{h} x {w}' for h, w in sizes)}"
+        )
+    return resize_bilinear(
+        ops.cast(ops.convert_to_tensor(largest), "float32"), resolution
+    )

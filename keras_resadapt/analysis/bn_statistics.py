@@ -1,0 +1,158 @@
+"""What every resolution's BatchNormalization has learned."""
+
+import dataclasses
+import os
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+VECTORS = {
+    "gamma": "scale $\\gamma$",
+    "beta": "bias $\\beta$",
+    "moving_mean": "mean $\\mu$",
+    "moving_variance": "variance $\\sigma^2$",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BNStatistics:
+    """The BatchNormalization vectors of a network, over their channels.
+
+    Attributes:
+        layers: Names of the layers, in the order of the network's variables.
+        resolutions: In pixels, the largest first.
+        mean: Mean over the channels, float64 of shape (4, resolutions,
+            layers): gamma, beta, moving mean, moving variance.
+        spread: Standard deviation over the channels, in the same shape.
+    """
+
+    layers: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+def bn_statistics(model: keras.Model, layers: str = "") -> BNStatistics:
+    """The four vectors of every branch of every switchable normalization.
+
+    Args:
+        model: An `RSNet`, or another model of
+            `layers.SwitchableBatchNormalization`s.
+        layers: Regular expression that a layer's name must contain: `"bn1$"`
+            for the first convolution of each block.
+
+    Raises:
+        TypeError: The model has no switchable normalizations.
+        ValueError: None of them has such a name.
+    """
+    table = {}  # by layer, resolution and vector
+    for variable in model.variables:
+        found = re.fullmatch(
+            rf"(.+)/r(\d+)/({'|'.join(VECTORS)})", variable.path
+        )
+        if found:
+            layer, resolution, vector = found.groups()
+            values = ops.convert_to_numpy(variable).astype("float64")
+            table.setdefault(layer, {})[int(resolution), vector] = values
+    if not table:
+        raise TypeError(
+            f"{model.name!r} must have SwitchableBatchNormalization layers, "
+            f"as an RSNet has. Received: a {type(model).__name__} without"
+        )
+    names = _short_names(list(table))
+    chosen = [i for i, name in enumerate(names) if re.search(layers, name)]
+    if not chosen:
+        raise ValueError(
+            f"No layer's name has {layers!r}. The layers: {', '.join(names)}"
+        )
+    kept = [list(table.values())[i] for i in chosen]
+    resolutions = sorted({r for r, _ in kept[0]}, reverse=True)
+    mean, spread = (
+        np.array(
+            [
+                [[reduce(layer[r, v]) for layer in kept] for r in resolutions]
+                for v in VECTORS
+            ]
+        )
+        for reduce in (np.mean, np.std)
+    )
+    return BNStatistics(
+        tuple(names[i] for i in chosen), tuple(resolutions), mean, spread
+    )
+
+
+def plot_bn_statistics(
+    model: keras.Model,
+    path: str | os.PathLike,
+    layers: str = "",
+    title: str = "",
+) -> BNStatistics:
+    """Draws the BatchNormalizations layer by layer, a line a resolution.
+
+    Above, the mean over the channels of scale, bias, mean and variance; below,
+    their standard deviation over the channels. RS-Net, figure 6, shows the
+    means, in one picture for the first layer of each block and in one for the
+    second: `layers="bn1$"` and `layers="bn2$"`.
+
+    Args:
+        model: As for `bn_statistics`.
+        path: The picture to write.
+        layers: As for `bn_statistics`.
+        title: Above the picture.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        TypeError, ValueError: As `bn_statistics`.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    statistics = bn_statistics(model, layers)
+    count = len(statistics.layers)
+    colors = colormaps["viridis"](
+        np.linspace(0, 0.9, len(statistics.resolutions))
+    )
+    figure = Figure(figsize=(13, 6), dpi=120, layout="constrained")
+    grid = figure.subplots(2, len(VECTORS), sharex=True)
+    places = np.arange(1, count + 1)
+    for row, values in zip(grid, (statistics.mean, statistics.spread)):
+        for axes, of_vector, name in zip(row, values, VECTORS):
+            for line, resolution, color in zip(
+                of_vector, statistics.resolutions, colors
+            ):
+                axes.plot(
+                    places, line, marker=".", color=color,
+                    label=f"{resolution} x {resolution}",
+                )
+            if name == "moving_variance" and np.all(of_vector > 0):
+                axes.set_yscale("log")  # it spans decades
+            axes.grid(alpha=0.3)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes, name in zip(grid[0], VECTORS.values()):
+        axes.set_title(name)
+    grid[0, 0].set_ylabel("mean over channels")
+    grid[1, 0].set_ylabel("standard deviation over channels")
+    if count <= 12:
+        for axes in grid[1]:
+            axes.set_xticks(places, statistics.layers, rotation=90)
+    else:
+        figure.supxlabel("layer")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside right upper", title="resolution"
+    )
+    figure.suptitle(title)
+    figure.savefig(path)
+    return statistics
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """The paths without the folders that all have in common."""
+    folders = [path.split("/")[:-1] for path in paths]
+    common = len(os.path.commonprefix(folders))
+    return ["/".join(path.split("/")[common:]) for path in paths]

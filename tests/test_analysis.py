@@ -1,0 +1,480 @@
+"""Pictures of what a network does: their numbers against NumPy's."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+import keras_resadapt
+from keras_resadapt import OperatingPoint
+from keras_resadapt import analysis
+from keras_resadapt.analysis.batches import images_at
+from keras_resadapt.analysis.batches import labelled_batches
+from keras_resadapt.layers import SwitchableBatchNormalization
+
+from conftest import RESOLUTIONS, make_tiny, randomize
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A path whose file must be a picture with something on it."""
+    path = tmp_path / "picture.png"
+    yield path
+    pixels = matplotlib.image.imread(path)[..., :3]
+    assert min(pixels.shape[:2]) > 100
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.fixture
+def data(batch):
+    """Two batches of different sizes."""
+    images, labels = batch
+    return [(images[:5], labels[:5]), (images[5:], labels[5:])]
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# === Data ===
+
+
+def test_images_at(batch):
+    images, _ = batch
+    small = images[:, :16, :16]
+    assert images_at(images, 32) is images
+    assert images_at((images, small), 16) is small
+    resized = images_at((images, small), 24)
+    assert resized.shape == (8, 24, 24, 3)
+    np.testing.assert_allclose(np.mean(resized), images.mean(), rtol=0.01)
+    with pytest.raises(ValueError, match="at least 48 pixels.*32 x 32"):
+        images_at((small, images), 48)
+    with pytest.raises(ValueError, match="square.*32 x 16"):
+        images_at(images[:, :, :16], 8)
+
+
+def test_bad_data(batch):
+    images, labels = batch
+    for bad, message in [
+        ([], "no batches"),
+        ([images], "batches \\(images, labels\\)"),
+        ([(images, np.eye(5)[labels])], "class indices"),
+        ([(images, labels / 1.0)], "class indices"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            list(labelled_batches(bad, verbose=False))
+
+
+def test_progress_is_shown(data, capsys):
+    assert len(list(labelled_batches(data))) == 2
+    assert "2/2" in capsys.readouterr().out
+    assert len(list(labelled_batches(iter(data)))) == 2  # of unknown length
+    assert "2/Unknown" in capsys.readouterr().out
+    list(labelled_batches(data, verbose=False))
+    assert not capsys.readouterr().out
+
+
+# === Accuracy and cost ===
+
+
+def test_accuracy_cost(picture, tmp_path):
+    points = [("exit0", 1e6, 0.5), ("exit1", 5e6, 0.7)]
+    sweep = [(1e6 * c, 0.5 + 0.05 * c) for c in range(1, 6)]
+    analysis.plot_accuracy_cost(
+        {"ranet": points, "msdnet": points}, picture, "title",
+        sweeps={"ranet": sweep, "other": sweep}, log=True,
+    )
+    analysis.plot_accuracy_cost({}, tmp_path / "a.png", sweeps={"x": sweep})
+    for curves, sweeps, message in [
+        ({}, {}, "`curves`"),
+        ({"a": points}, {"a": []}, "`sweeps`"),
+        ({"a": [("r32", 1e6, 57.0)]}, {}, r"\[0, 1\]"),
+        ({}, {"a": [(1e6, float("nan"))]}, r"\[0, 1\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            analysis.plot_accuracy_cost(
+                curves, tmp_path / "b.png", sweeps=sweeps
+            )
+
+
+# === Agreement ===
+
+
+def test_predictions_of_resolutions(tiny, data, batch):
+    images, labels = batch
+    predictions = analysis.predict_points(tiny, data, verbose=False)
+    assert predictions.points == tiny.operating_points
+    for point, classes, confidence in zip(
+        tiny.operating_points, predictions.classes, predictions.confidence
+    ):
+        logits = tiny.logits(images_at(images, point.resolution), point)
+        expected = softmax(np.array(logits))
+        np.testing.assert_array_equal(classes, expected.argmax(-1))
+        np.testing.assert_allclose(confidence, expected.max(-1), rtol=1e-4)
+    np.testing.assert_array_equal(predictions.labels, labels)
+    np.testing.assert_array_equal(
+        predictions.correct, predictions.classes == labels
+    )
+
+
+def test_predictions_of_exits(tiny_cascade, data, batch):
+    expected = tiny_cascade(batch[0])
+    points = [OperatingPoint(exit=2), OperatingPoint(exit=0)]
+    predictions = analysis.predict_points(
+        tiny_cascade, data, points, verbose=False
+    )
+    for point, classes in zip(points, predictions.classes):
+        np.testing.assert_array_equal(
+            classes, np.argmax(expected[point.name], -1)
+        )
+    with pytest.raises(ValueError, match="exits from 0 to 2"):
+        analysis.predict_points(
+            tiny_cascade, data, [OperatingPoint(exit=3)], verbose=False
+        )
+
+
+def test_predictions_refuse(tiny, batch):
+    images, labels = batch
+    with pytest.raises(ValueError, match="Labels must be from 0 to 4"):
+        analysis.predict_points(tiny, [(images, labels + 1)], verbose=False)
+    with pytest.raises(ValueError, match="NaN"):
+        analysis.predict_points(
+            tiny, [(images * np.nan, labels)], verbose=False
+        )
+    with pytest.raises(TypeError, match="Received: list"):
+        analysis.predict_points([], [(images, labels)])
+
+
+def test_precision_and_coverage():
+    rng = np.random.default_rng(0)
+    # Rounded, so that confidences meet thresholds
+    confidence = rng.uniform(0.2, 0.95, 50).round(1)
+    correct = rng.uniform(size=50) < confidence
+    thresholds = np.linspace(0, 1, 11).round(1)
+    precision, coverage = analysis.precision_and_coverage(
+        confidence, correct, thresholds
+    )
+    for t, p, c in zip(thresholds, precision, coverage):
+        sure = confidence >= t
+        assert c == sure.mean()
+        np.testing.assert_allclose(
+            p, correct[sure].mean() if sure.any() else np.nan
+        )
+    assert coverage[0] == 1 and coverage[-1] == 0 and np.isnan(precision[-1])
+
+
+def test_agreement(tiny, data, picture):
+    result = analysis.plot_agreement(tiny, data, picture, verbose=False)
+    assert result.names == ("r16", "r32")
+    predictions = analysis.predict_points(tiny, data, verbose=False)
+    dear, cheap = predictions.correct[0], predictions.correct[2]
+    assert result.both == np.mean(cheap & dear)
+    assert result.only_cheap == np.mean(cheap & ~dear)
+    assert result.only_dear == np.mean(dear & ~cheap)
+    assert result.neither == np.mean(~dear & ~cheap)
+    assert result.precision[0] == cheap.mean() and result.coverage[0] == 1
+
+
+def test_agreement_of_exits(tiny_cascade, data, picture, batch):
+    points = OperatingPoint(exit=0), OperatingPoint(exit=1)
+    result = analysis.plot_agreement(
+        tiny_cascade, data, picture, points, thresholds=[0.9, 0.1],
+        verbose=False,
+    )
+    assert result.names == ("exit0", "exit1")
+    probabilities = softmax(np.array(tiny_cascade(batch[0])["exit0"])).max(-1)
+    np.testing.assert_allclose(
+        result.coverage,
+        [np.mean(probabilities >= 0.1), np.mean(probabilities >= 0.9)],
+    )
+
+
+def test_agreement_needs_two_points(data, tmp_path):
+    model = make_tiny(resolutions=(32,), extrapolate=True)
+    with pytest.raises(ValueError, match="1 operating points"):
+        analysis.plot_agreement(model, data, tmp_path / "a.png")
+    # The paper's picture: one network, tested where it was not trained
+    points = OperatingPoint(resolution=16), OperatingPoint(resolution=32)
+    result = analysis.plot_agreement(
+        model, data, tmp_path / "a.png", points, verbose=False
+    )
+    assert result.names == ("r16", "r32")
+    with pytest.raises(ValueError, match="must be two"):
+        analysis.plot_agreement(model, data, tmp_path / "b.png", points[:1])
+
+
+def test_complementarity(tiny, data, picture):
+    shares = analysis.plot_complementarity(
+        tiny, data, picture, verbose=False
+    )
+    correct = analysis.predict_points(tiny, data, verbose=False).correct
+    for i in range(3):
+        for j in range(3):
+            np.testing.assert_allclose(
+                shares[i, j], np.mean(~correct[i] & correct[j])
+            )
+
+
+def test_resolution_table(tiny, data, picture, batch):
+    images, labels = batch
+    single = randomize(make_tiny(resolutions=(24,), extrapolate=True), 1)
+    models = {"RS-Net": tiny, "I-24": single}
+    accuracy = analysis.plot_resolution_table(
+        models, data, picture, verbose=False
+    )
+    assert accuracy.shape == (2, 3)
+    for row, model in zip(accuracy, models.values()):
+        for value, resolution in zip(row, RESOLUTIONS):
+            point = OperatingPoint(resolution=resolution)
+            logits = model.logits(images_at(images, resolution), point)
+            assert value == np.mean(np.argmax(logits, -1) == labels)
+
+
+def test_resolution_table_refuses(tiny, tiny_cascade, data, tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(ValueError, match="at least one network"):
+        analysis.plot_resolution_table({}, data, path)
+    with pytest.raises(TypeError, match="'cascade', a RANet"):
+        analysis.plot_resolution_table({"cascade": tiny_cascade}, data, path)
+    with pytest.raises(ValueError, match="extrapolate=True"):
+        analysis.plot_resolution_table({"tiny": tiny}, data, path, [8])
+
+
+# === Where images leave ===
+
+
+def test_exit_gallery(tiny_cascade, batch, picture):
+    images, _ = batch
+    logits = np.stack([np.array(x) for x in tiny_cascade(images).values()])
+    confidences = softmax(logits).max(-1)
+    thresholds = np.median(confidences, axis=1)[:2]
+    exits = np.argmax(
+        np.concatenate(
+            [confidences[:2] >= thresholds[:, None], np.ones((1, 8), bool)]
+        ),
+        axis=0,
+    )
+    rows = np.arange(8)
+    labels = logits.argmax(-1)[exits, rows]
+    labels[0] = (labels[0] + 1) % 5  # one wrong answer
+    confidence = confidences[exits, rows]
+
+    data = [(images[:5], labels[:5]), (images[5:], labels[5:])]
+    gallery = analysis.plot_exit_gallery(
+        tiny_cascade, thresholds, iter(data), picture, columns=2,
+        verbose=False,
+    )
+    np.testing.assert_array_equal(gallery.exits, exits)
+    np.testing.assert_array_equal(gallery.correct, rows != 0)
+    np.testing.assert_allclose(gallery.confidence, confidence, rtol=1e-4)
+    assert list(gallery.shown) == [None]
+    for exit, shown in enumerate(gallery.shown[None]):
+        there = rows[(exits == exit) & (rows != 0)]
+        best = there[np.argsort(-confidence[there])][:2]
+        assert shown == tuple(best)
+
+    one = int(labels[1])
+    gallery = analysis.plot_exit_gallery(
+        tiny_cascade, thresholds, data, picture, classes=[one],
+        class_names=list("abcde"), verbose=False,
+    )
+    assert all(
+        labels[index] == one for row in gallery.shown[one] for index in row
+    )
+    assert any(gallery.shown[one])
+
+
+def test_exit_gallery_refuses(tiny, tiny_cascade, batch, tmp_path):
+    images, labels = batch
+    path = tmp_path / "a.png"
+
+    def plot(model=tiny_cascade, thresholds=(0.5, 0.5), **kwargs):
+        analysis.plot_exit_gallery(
+            model, thresholds, [(images, labels % 3)], path, verbose=False,
+            **kwargs,
+        )
+
+    with pytest.raises(ValueError, match="classes \\[4\\].*has: \\[0, 1, 2\\]"):
+        plot(classes=[0, 4])
+    with pytest.raises(ValueError, match="at least one class"):
+        plot(classes=[])
+    with pytest.raises(ValueError, match="`columns`"):
+        plot(columns=0)
+    with pytest.raises(ValueError, match="needs 2 thresholds"):
+        plot(thresholds=[0.5])
+    with pytest.raises(TypeError, match="RSNet"):
+        plot(model=tiny)
+    assert not path.exists()
+
+
+def test_exit_difficulty(picture, tmp_path):
+    rng = np.random.default_rng(0)
+    difficulty = rng.uniform(size=200)
+    exits = (difficulty * 3 + rng.uniform(-0.5, 0.5, 200)).clip(0, 2).astype(int)
+    counts, edges = analysis.plot_exit_difficulty(
+        exits, difficulty, picture, num_exits=4, bins=5
+    )
+    assert counts.shape == (4, 5) and counts.sum() == 200
+    for exit in range(4):
+        expected, _ = np.histogram(difficulty[exits == exit], edges)
+        np.testing.assert_array_equal(counts[exit], expected)
+    for bad in [
+        (exits[:3], difficulty),
+        (exits[:0], difficulty[:0]),
+        (exits, difficulty * np.nan),
+        (exits - 1, difficulty),
+    ]:
+        with pytest.raises(ValueError, match="exits|difficulty"):
+            analysis.plot_exit_difficulty(*bad, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        analysis.plot_exit_difficulty(
+            exits, difficulty, tmp_path / "a.png", num_exits=2
+        )
+
+
+# === Spectra ===
+
+
+def wave(size, down, right, amplitude=3.0):
+    """A map of `down` and `right` cycles, in two channels with a phase."""
+    rows, columns = np.indices((size, size)) / size
+    phase = 2 * np.pi * (down * rows + right * columns)
+    maps = amplitude * np.stack([np.cos(phase), np.sin(phase)], -1)
+    return maps.astype("float32")
+
+
+def test_spectrum_of_a_wave(data, picture):
+    spectra = analysis.plot_feature_spectrum(
+        {
+            "wave": lambda x: np.stack([wave(8, 2, 1)] * len(x)),
+            "low": lambda x: np.stack([wave(4, 0, 0)] * len(x)),
+        },
+        data,
+        picture,
+        verbose=False,
+    )
+    expected = np.zeros((8, 8))
+    expected[4 + 2, 4 + 1] = expected[4 - 2, 4 - 1] = 1.5
+    np.testing.assert_allclose(spectra["wave"].magnitude, expected, atol=1e-6)
+    # Four cycles down are the same as four up.
+    assert spectra["wave"].profile.shape == (5,)
+    assert spectra["wave"].profile.argmax() == 2
+    # The cosine is 3 everywhere and the sine 0.
+    assert np.unravel_index(spectra["low"].magnitude.argmax(), (4, 4)) == (2, 2)
+    np.testing.assert_allclose(spectra["low"].profile, [1.5, 0, 0], atol=1e-6)
+
+
+def test_spectrum_is_the_mean(data):
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(8, 5, 6, 3)).astype("float32")
+    rest = iter([maps[:5], maps[5:]])
+    spectrum = analysis.feature_spectrum(
+        {"noise": lambda x: next(rest)}, data, verbose=False
+    )["noise"]
+    expected = np.mean(
+        [
+            np.abs(np.fft.fftshift(np.fft.fft2(image[..., c]))) / 30
+            for image in maps
+            for c in range(3)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(spectrum.magnitude, expected, rtol=1e-4)
+    assert spectrum.magnitude[2, 3] == pytest.approx(
+        np.abs(maps.mean((1, 2))).mean(), rel=1e-4
+    )
+    y, x = np.mgrid[-2:3, -3:3]
+    ring = np.rint(np.sqrt(x**2 + y**2))
+    for r, value in enumerate(spectrum.profile):
+        assert value == pytest.approx(expected[ring == r].mean(), rel=1e-4)
+
+
+def test_last_features_of_rsnet(tiny, batch):
+    features = analysis.last_features(tiny, batch[0])
+    assert list(features) == ["r32", "r24", "r16"]
+    for point in tiny.operating_points:
+        maps = np.array(features[point.name])
+        assert maps.shape[1] == point.resolution // tiny.backbone.stride
+        logits = tiny.classifier(maps.mean((1, 2)))
+        images = images_at(batch[0], point.resolution)
+        np.testing.assert_allclose(
+            logits, tiny.logits(images, point), atol=1e-4
+        )
+
+
+def test_last_features_of_msnet(batch, picture):
+    model = randomize(
+        keras_resadapt.MSResNet18(
+            5, (32, 16), depths=(1, 1), filters=(8, 16), stem="small"
+        )
+    )
+    features = analysis.last_features(model, batch[0])
+    low, high = features["low, upsampled"], features["high"]
+    assert low.shape == high.shape
+    logits = model(batch[0])
+    # The mean of the upsampled maps is that of the maps.
+    for maps, exit in [(low, 0), (low + high, 1)]:
+        np.testing.assert_allclose(
+            model.classifiers[exit](np.array(maps).mean((1, 2))),
+            logits[f"exit{exit}"],
+            atol=1e-4,
+        )
+    spectra = analysis.plot_feature_spectrum(
+        {"ms": model, "plain": make_tiny(resolutions=(32,))}, [batch], picture,
+        verbose=False,
+    )
+    assert list(spectra) == ["ms, low, upsampled", "ms, high", "plain"]
+
+
+def test_spectrum_refuses(tiny_cascade, data):
+    def spectrum(networks):
+        analysis.feature_spectrum(networks, data, verbose=False)
+
+    with pytest.raises(TypeError, match="RSNet and MSNet.*RANet"):
+        spectrum(tiny_cascade)
+    with pytest.raises(ValueError, match="at least one"):
+        spectrum({})
+    with pytest.raises(ValueError, match="must have shape.*from 'flat'"):
+        spectrum({"flat": lambda x: np.zeros((len(x), 4))})
+    with pytest.raises(ValueError, match="more than one pixel"):
+        spectrum({"dot": lambda x: np.zeros((len(x), 1, 1, 4))})
+    with pytest.raises(ValueError, match="one size in all batches"):
+        spectrum({"odd": lambda x: np.zeros((1, len(x), 4, 4))})
+
+
+# === BatchNormalization ===
+
+
+def test_bn_statistics(tiny, picture):
+    statistics = analysis.plot_bn_statistics(tiny, picture)
+    assert statistics.resolutions == RESOLUTIONS
+    assert statistics.layers[0] == "stem/bn1" and len(statistics.layers) == 6
+    assert statistics.mean.shape == statistics.spread.shape == (4, 3, 6)
+    layers = {
+        layer.path.split("backbone/")[1]: layer
+        for layer in tiny._flatten_layers()
+        if isinstance(layer, SwitchableBatchNormalization)
+    }
+    assert set(statistics.layers) == set(layers)
+    for i, name in enumerate(statistics.layers):
+        for j, branch in enumerate(layers[name].branches):
+            vectors = (
+                branch.gamma,
+                branch.beta,
+                branch.moving_mean,
+                branch.moving_variance,
+            )
+            for v, vector in enumerate(map(np.array, vectors)):
+                np.testing.assert_allclose(
+                    [statistics.mean[v, j, i], statistics.spread[v, j, i]],
+                    [vector.mean(), vector.std()],
+                    rtol=1e-4,
+                )
+
+
+def test_bn_statistics_of_some_layers(tiny, tiny_cascade):
+    statistics = analysis.bn_statistics(tiny, layers="layer.*bn1$")
+    assert statistics.layers == ("layer1_0/bn1", "layer2_0/bn1")
+    with pytest.raises(ValueError, match="'bn7'.*stem/bn1"):
+        analysis.bn_statistics(tiny, layers="bn7")
+    with pytest.raises(TypeError, match="RANet without"):
+        analysis.bn_statistics(tiny_cascade)
