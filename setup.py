@@ -16,6 +16,7 @@ setuptools.setup(
         "keras>=3.15",
         "matplotlib",
         "numpy>=2",
+        "scipy",
         "tensorflow>=2.21",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "tensorflow-datasets>=4.9.10",

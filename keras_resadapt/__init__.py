@@ -24,6 +24,7 @@ from keras_resadapt.models.ranet import RANetCIFAR
 from keras_resadapt.models.ranet import RANetCIFARGrowing
 from keras_resadapt.models.ranet import RANetImageNet
 from keras_resadapt.models.ranet import RANetImageNetWide
+from keras_resadapt.models.resolution_cascade import ResolutionCascade
 from keras_resadapt.models.rsnet import RSMobileNetV2
 from keras_resadapt.models.rsnet import RSNet
 from keras_resadapt.models.rsnet import RSNet18

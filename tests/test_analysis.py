@@ -6,8 +6,9 @@ import pytest
 import keras_resadapt
 from keras_resadapt import OperatingPoint
 from keras_resadapt import analysis
-from keras_resadapt.analysis.batches import images_at
-from keras_resadapt.analysis.batches import labelled_batches
+from keras_resadapt import inference
+from keras_resadapt.inference.batches import images_at
+from keras_resadapt.inference.batches import labelled_batches
 from keras_resadapt.layers import SwitchableBatchNormalization
 
 from conftest import RESOLUTIONS, make_tiny, randomize
@@ -101,8 +102,8 @@ def test_accuracy_cost(picture, tmp_path):
 
 def test_predictions_of_resolutions(tiny, data, batch):
     images, labels = batch
-    predictions = analysis.predict_points(tiny, data, verbose=False)
-    assert predictions.points == tiny.operating_points
+    predictions = inference.collect_logits(tiny, data, verbose=False)
+    assert predictions.names == ("r32", "r24", "r16")
     for point, classes, confidence in zip(
         tiny.operating_points, predictions.classes, predictions.confidence
     ):
@@ -119,7 +120,7 @@ def test_predictions_of_resolutions(tiny, data, batch):
 def test_predictions_of_exits(tiny_cascade, data, batch):
     expected = tiny_cascade(batch[0])
     points = [OperatingPoint(exit=2), OperatingPoint(exit=0)]
-    predictions = analysis.predict_points(
+    predictions = inference.collect_logits(
         tiny_cascade, data, points, verbose=False
     )
     for point, classes in zip(points, predictions.classes):
@@ -127,7 +128,7 @@ def test_predictions_of_exits(tiny_cascade, data, batch):
             classes, np.argmax(expected[point.name], -1)
         )
     with pytest.raises(ValueError, match="exits from 0 to 2"):
-        analysis.predict_points(
+        inference.collect_logits(
             tiny_cascade, data, [OperatingPoint(exit=3)], verbose=False
         )
 
@@ -135,13 +136,13 @@ def test_predictions_of_exits(tiny_cascade, data, batch):
 def test_predictions_refuse(tiny, batch):
     images, labels = batch
     with pytest.raises(ValueError, match="Labels must be from 0 to 4"):
-        analysis.predict_points(tiny, [(images, labels + 1)], verbose=False)
-    with pytest.raises(ValueError, match="NaN"):
-        analysis.predict_points(
+        inference.collect_logits(tiny, [(images, labels + 1)], verbose=False)
+    with pytest.raises(ValueError, match="finite pixel values"):
+        inference.collect_logits(
             tiny, [(images * np.nan, labels)], verbose=False
         )
     with pytest.raises(TypeError, match="Received: list"):
-        analysis.predict_points([], [(images, labels)])
+        inference.collect_logits([], [(images, labels)])
 
 
 def test_precision_and_coverage():
@@ -165,7 +166,7 @@ def test_precision_and_coverage():
 def test_agreement(tiny, data, picture):
     result = analysis.plot_agreement(tiny, data, picture, verbose=False)
     assert result.names == ("r16", "r32")
-    predictions = analysis.predict_points(tiny, data, verbose=False)
+    predictions = inference.collect_logits(tiny, data, verbose=False)
     dear, cheap = predictions.correct[0], predictions.correct[2]
     assert result.both == np.mean(cheap & dear)
     assert result.only_cheap == np.mean(cheap & ~dear)
@@ -206,7 +207,7 @@ def test_complementarity(tiny, data, picture):
     shares = analysis.plot_complementarity(
         tiny, data, picture, verbose=False
     )
-    correct = analysis.predict_points(tiny, data, verbose=False).correct
+    correct = inference.collect_logits(tiny, data, verbose=False).correct
     for i in range(3):
         for j in range(3):
             np.testing.assert_allclose(

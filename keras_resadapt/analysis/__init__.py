@@ -15,6 +15,4 @@ from keras_resadapt.analysis.feature_spectrum import Spectrum
 from keras_resadapt.analysis.feature_spectrum import feature_spectrum
 from keras_resadapt.analysis.feature_spectrum import last_features
 from keras_resadapt.analysis.feature_spectrum import plot_feature_spectrum
-from keras_resadapt.analysis.predictions import PointPredictions
-from keras_resadapt.analysis.predictions import predict_points
 from keras_resadapt.analysis.resolution_table import plot_resolution_table

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
-from keras_resadapt.analysis.predictions import predict_points
+from keras_resadapt.inference.point_logits import collect_logits
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.operating_point import OperatingPoint
 
@@ -99,7 +99,7 @@ def plot_agreement(
 
     Raises:
         TypeError: The model is no `Classifier`.
-        ValueError: Bad data; see `predict_points`. Not two points.
+        ValueError: Bad data; see `collect_logits`. Not two points.
     """
     from matplotlib.figure import Figure
 
@@ -108,13 +108,13 @@ def plot_agreement(
         raise ValueError(
             f"`points` must be two, cheap and dear. Received: {points}"
         )
-    predictions = predict_points(model, data, points, verbose)
-    cheap, dear = predictions.correct
+    collected = collect_logits(model, data, points, verbose)
+    cheap, dear = collected.correct
     if thresholds is None:
         thresholds = np.linspace(0, 1, 201)
     thresholds = np.sort(np.asarray(thresholds, "float64"))
     precision, coverage = precision_and_coverage(
-        predictions.confidence[0], cheap, thresholds
+        collected.confidence[0], cheap, thresholds
     )
     agreement = Agreement(
         tuple(point.name for point in points),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
-from keras_resadapt.analysis.predictions import predict_points
+from keras_resadapt.inference.point_logits import collect_logits
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.operating_point import OperatingPoint
 
@@ -38,15 +38,15 @@ def plot_complementarity(
 
     Raises:
         TypeError: The model is no `Classifier`.
-        ValueError: Bad data; see `predict_points`.
+        ValueError: Bad data; see `collect_logits`.
     """
     from matplotlib.figure import Figure
 
-    predictions = predict_points(model, data, points, verbose)
-    correct = predictions.correct.astype("float64")
-    shares = (1 - correct) @ correct.T / len(predictions.labels)
+    collected = collect_logits(model, data, points, verbose)
+    correct = collected.correct.astype("float64")
+    shares = (1 - correct) @ correct.T / len(collected.labels)
 
-    names = [point.name for point in predictions.points]
+    names = collected.names
     figure = Figure(
         figsize=(3 + 0.8 * len(names), 1.8 + 0.5 * len(names)),
         dpi=120,
@@ -59,7 +59,7 @@ def plot_complementarity(
     axes.set_xlabel("right")
     axes.set_ylabel("wrong")
     axes.set_title(
-        title or f"% of {len(predictions.labels)} images", fontsize="medium"
+        title or f"% of {len(collected.labels)} images", fontsize="medium"
     )
     figure.savefig(path)
     return shares

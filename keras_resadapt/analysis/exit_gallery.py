@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
-from keras_resadapt.analysis.batches import images_at
-from keras_resadapt.analysis.batches import labelled_batches
+from keras_resadapt.inference.batches import images_at
+from keras_resadapt.inference.batches import labelled_batches
 from keras_resadapt.models.cascade import Cascade
 
 if TYPE_CHECKING:  # it needs TensorFlow, which the other pictures do not

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resadapt.analysis.batches import images_at
-from keras_resadapt.analysis.batches import labelled_batches
+from keras_resadapt.inference.batches import images_at
+from keras_resadapt.inference.batches import labelled_batches
 from keras_resadapt.models.msnet import MSNet
 from keras_resadapt.models.rsnet import RSNet
 from keras_resadapt.operating_point import OperatingPoint

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from keras import ops
 
-from keras_resadapt.analysis.batches import images_at
-from keras_resadapt.analysis.batches import labelled_batches
+from keras_resadapt.inference.batches import images_at
+from keras_resadapt.inference.batches import labelled_batches
 from keras_resadapt.analysis.heat_table import draw_heat_table
 from keras_resadapt.models.rsnet import RSNet
 from keras_resadapt.operating_point import OperatingPoint

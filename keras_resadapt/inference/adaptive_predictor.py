@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_resadapt.inference.batches import check_finite
 from keras_resadapt.inference.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.cascade import CascadeState
-from keras_resadapt.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +79,8 @@ class AdaptivePredictor:
                 "`batch_size` must be a positive integer. "
                 f"Received: batch_size={batch_size!r}"
             )
+        from keras_resadapt.inference.stages import freeze_stages
+
         self.thresholds = Thresholds.of(thresholds)
         self.thresholds.check(model)
         self.model = model
@@ -88,44 +89,9 @@ class AdaptivePredictor:
         self._madds = np.array(
             [row.madds for row in model.profile(resolution=self.resolution)]
         )
-        self._stages = self._compile_stages()
-
-    def _compile_stages(self) -> list:
-        """A function an exit: from the images, or the features of the exit
-        before, to the probabilities, followed by the features."""
-        import tensorflow as tf
-
-        from keras_resadapt.inference.frozen import freeze
-
-        model, point = self.model, OperatingPoint()
-        size = self.resolution
-        specs = [tf.TensorSpec((None, size, size, 3), tf.float32)]
-        structure, stages = None, []
-        for exit, temperature in enumerate(self.thresholds.temperatures):
-            traced = []
-
-            def stage(*tensors):
-                if exit == 0:
-                    state = model.start(*tensors)
-                else:
-                    features = keras.tree.pack_sequence_as(
-                        structure, tensors
-                    )
-                    state = CascadeState(model, exit, features, point)
-                logits, state = model.advance(state)
-                traced[:] = [state.features]
-                outputs = [tf.nn.softmax(logits / temperature)]
-                if state.exit < model.num_exits:
-                    outputs += keras.tree.flatten(state.features)
-                return outputs
-
-            stages.append(freeze(stage, specs))
-            (structure,) = traced
-            specs = [
-                tf.TensorSpec((None, *x.shape[1:]), x.dtype)
-                for x in keras.tree.flatten(structure)
-            ]
-        return stages
+        self._stages = freeze_stages(
+            model, self.thresholds.temperatures, self.resolution
+        )
 
     def _predict_batch(self, images):
         """Probabilities and exits of images that run together."""
@@ -163,8 +129,8 @@ class AdaptivePredictor:
                 range that the model's preprocessing expects.
 
         Raises:
-            ValueError: For images of another shape, and for images about
-                which the last exit says nothing but NaN.
+            ValueError: For images of another shape or with pixels that are
+                not finite, and where the last exit says nothing but NaN.
         """
         shape = (None, self.resolution, self.resolution, 3)
         if len(np.shape(images)) != 4 or np.shape(images)[1:] != shape[1:]:
@@ -172,6 +138,7 @@ class AdaptivePredictor:
                 f"`images` must have shape {shape}. "
                 f"Received: shape {np.shape(images)}"
             )
+        check_finite(images, "`images`")
         probabilities = [np.zeros((0, self.model.num_classes), "float32")]
         exits = [np.zeros(0, "int32")]
         for start in range(0, len(images), self.batch_size):
@@ -181,12 +148,10 @@ class AdaptivePredictor:
             ):
                 done.append(new)
         probabilities, exits = map(np.concatenate, (probabilities, exits))
-        broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=-1))
-        if broken.size:
+        if not np.isfinite(probabilities).all():
             raise ValueError(
-                "The network gives no number for the images at "
-                f"{broken[:10].tolist()}{', ...' if broken.size > 10 else ''}:"
-                " look for NaN or infinite pixels, or weights."
+                f"{self.model.name!r} gives no number for some images: look "
+                "for NaN in its weights."
             )
         return AdaptivePrediction(
             probabilities,

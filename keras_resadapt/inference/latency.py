@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from keras_resadapt.inference.compiled import compile_function
 from keras_resadapt.operating_point import OperatingPoint
 
 
@@ -35,14 +36,18 @@ def measure_latency(
             f"batch_size={batch_size}, repeats={repeats}"
         )
     points = list(points or model.operating_points)
-    passes = {point.name: _compiled_pass(model, point) for point in points}
-    images = {
-        point.name: keras.ops.convert_to_tensor(
-            np.zeros(
-                (batch_size, point.resolution, point.resolution, 3), "float32"
-            )
+    passes = {
+        point.name: compile_function(
+            lambda images, point=point: model.logits(images, point)
         )
         for point in points
+    }
+    images = {
+        point.name: keras.ops.convert_to_tensor(
+            np.zeros((batch_size, size, size, 3), "float32")
+        )
+        for point in points
+        for size in [model.resolution_of(point)]
     }
     times = {name: [] for name in passes}
     for turn in range(repeats + 2):
@@ -55,16 +60,3 @@ def measure_latency(
         name: 1e3 * statistics.median(values) / batch_size
         for name, values in times.items()
     }
-
-
-def _compiled_pass(model, point):
-    def run(images):
-        return model.logits(images, point)
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(run)
-    import tensorflow as tf
-
-    return tf.function(run)

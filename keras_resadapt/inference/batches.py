@@ -24,8 +24,8 @@ def labelled_batches(
         (images as they came, labels as an integer array (batch,)).
 
     Raises:
-        ValueError: No batch, a batch that is not a pair, or labels that are
-            not class indices.
+        ValueError: No batch, a batch that is not a pair, labels that are not
+            class indices, or pixels that are not finite.
     """
     try:
         length = len(data)
@@ -48,12 +48,33 @@ def labelled_batches(
                 "Labels must be class indices, integers of shape (batch,). "
                 f"Received: {labels.dtype} of shape {labels.shape}"
             )
+        for view in images if isinstance(images, (tuple, list)) else (images,):
+            check_finite(view, f"Batch {number} of `data`")
         yield images, labels
         progress.update(number)
     if not number:
         raise ValueError("`data` has no batches.")
     if length != number:
         progress.update(number, finalize=True)
+
+
+def check_finite(images, name: str) -> None:
+    """Raises a `ValueError` where pixels are NaN or infinite.
+
+    The answers would not show it: a fused ReLU makes zero of NaN.
+
+    Args:
+        images: Array or tensor of shape (batch, height, width, 3).
+        name: What they are, for the message.
+    """
+    finite = np.isfinite(ops.convert_to_numpy(images)).all(axis=(1, 2, 3))
+    if not finite.all():
+        rows = np.flatnonzero(~finite)
+        raise ValueError(
+            f"{name} must hold finite pixel values. Received: NaN or infinity "
+            f"in the images {rows[:10].tolist()}"
+            f"{', ...' if len(rows) > 10 else ''}"
+        )
 
 
 def images_at(images, resolution: int):

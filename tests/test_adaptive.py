@@ -1,0 +1,188 @@
+"""The predictor that stops at the first exit that is sure."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resadapt
+from conftest import make_tiny_cascade
+from conftest import randomize
+from keras_resadapt import inference
+from keras_resadapt.inference import AdaptivePredictor
+from keras_resadapt.inference import Thresholds
+from keras_resadapt.layers import resize_bilinear
+
+
+@pytest.fixture(scope="module")
+def cascade():
+    keras.utils.set_random_seed(1)
+    return randomize(make_tiny_cascade())
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth and noisy ones, bright and dark, so that confidences differ."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (257, 32, 32, 3)) * rng.uniform(
+        1, 90, (257, 1, 1, 1)
+    )
+    images = rng.uniform(0, 255, (257, 1, 1, 3)) + noise
+    return images.clip(0, 255).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def collected(cascade, images):
+    labels = np.arange(257) % 5
+    return inference.collect_logits(
+        cascade, [(images, labels)], verbose=False
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(collected):
+    """Thresholds under which about a third leaves at each exit."""
+    first, second, _ = collected.confidence
+    return [float(np.quantile(first, 2 / 3)), float(np.median(second))]
+
+
+@pytest.mark.parametrize("thresholds", ["easy", "hard", "mixed"])
+def test_equals_the_simulation(cascade, images, collected, mixed, thresholds):
+    values = {"easy": [0, 0], "hard": [1, 1], "mixed": mixed}[thresholds]
+    predictor = AdaptivePredictor(cascade, values, batch_size=100)
+    expected = inference.simulate(collected, values)
+    left = set(expected.exits.tolist())
+    assert left == {"easy": {0}, "hard": {2}, "mixed": {0, 1, 2}}[thresholds]
+    for rows in (257, 1, 0):
+        got = predictor.predict(images[:rows])
+        np.testing.assert_array_equal(got.exits, expected.exits[:rows])
+        np.testing.assert_array_equal(got.classes, expected.classes[:rows])
+        np.testing.assert_array_equal(got.madds, expected.madds[:rows])
+        np.testing.assert_allclose(
+            got.probabilities, expected.probabilities[:rows], rtol=1e-4
+        )
+        assert got.probabilities.shape == (rows, 5)
+
+
+def test_temperatures(cascade, images, collected, mixed):
+    thresholds = Thresholds(tuple(mixed), (0.8, 1.3, 2.0))
+    got = AdaptivePredictor(cascade, thresholds).predict(images)
+    expected = inference.simulate(collected, thresholds)
+    np.testing.assert_array_equal(got.exits, expected.exits)
+    np.testing.assert_allclose(
+        got.probabilities, expected.probabilities, rtol=1e-4
+    )
+
+
+def test_nothing_runs_after_the_last_image_left(cascade, images):
+    predictor = AdaptivePredictor(cascade, [0, 0])
+
+    def never(*tensors):
+        raise AssertionError("a stage ran without images")
+
+    predictor._stages[1:] = [never, never]
+    assert (predictor.predict(images[:9]).exits == 0).all()
+
+
+def test_not_a_number_is_not_sure(images):
+    keras.utils.set_random_seed(1)
+    model = make_tiny_cascade()
+    broken = next(v for v in model.weights if v.path.endswith("bias"))
+    broken.assign(np.full(broken.shape, np.nan))  # the first exit's classifier
+    prediction = AdaptivePredictor(model, [0, 0]).predict(images[:3])
+    assert (prediction.exits == 1).all()
+    bad = images[:3].copy()
+    bad[1, 5, 5, 0] = np.nan
+    with pytest.raises(ValueError, match=r"`images`.*finite.*\[1\]"):
+        AdaptivePredictor(model, [0, 0]).predict(bad)
+    for weight in model.weights:
+        if weight.path.endswith("bias"):  # of all classifiers
+            weight.assign(np.full(weight.shape, np.nan))
+    with pytest.raises(ValueError, match="gives no number"):
+        AdaptivePredictor(model, [0, 0]).predict(images[:3])
+
+
+def test_thresholds_travel_with_the_model(cascade, collected, tmp_path):
+    thresholds = inference.calibrate(
+        collected, max_madds=np.mean(collected.madds)
+    )
+    thresholds.save(tmp_path / "thresholds.json")
+    loaded = Thresholds.load(tmp_path / "thresholds.json")
+    assert loaded == thresholds
+    cascade.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    AdaptivePredictor(again, loaded)
+    # One more step of training, and they are somebody else's.
+    weight = again.trainable_variables[0]
+    weight.assign(weight * 1.01)
+    with pytest.raises(ValueError, match="made for another model"):
+        AdaptivePredictor(again, loaded)
+    with pytest.raises(ValueError, match="made for another model"):
+        other = Thresholds(loaded.values, fingerprint="0123456789abcdef")
+        inference.simulate(collected, other)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ([0.5], "needs 2 thresholds. Received: 1"),
+        ([0.5, 1.5], r"in \[0, 1\].*1.5"),
+        ([0.5, float("nan")], r"in \[0, 1\].*nan"),
+        ([-0.1, 0.5], r"in \[0, 1\].*-0.1"),
+    ],
+)
+def test_bad_thresholds(cascade, values, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptivePredictor(cascade, values)
+
+
+def test_bad_arguments(cascade, tiny, images, tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match="ResolutionCascade"):
+        AdaptivePredictor(tiny, [0.5, 0.5])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        AdaptivePredictor(cascade, [0.5, 0.5], batch_size=0)
+    with pytest.raises(ValueError, match="Images must have|`images` must"):
+        AdaptivePredictor(cascade, [0, 0]).predict(images[:, :16])
+    with pytest.raises(ValueError, match="`temperatures`"):
+        Thresholds((0.5, 0.5), (1.0, 0.0, 1.0))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no thresholds"):
+        Thresholds.load(tmp_path / "other.json")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="needs the TensorFlow backend"):
+        AdaptivePredictor(cascade, [0.5, 0.5])
+
+
+def test_exit_latency(cascade):
+    ms = inference.measure_exit_latency(cascade, batch_size=2, repeats=3)
+    assert len(ms) == 3 and (np.diff(ms, prepend=0) > 0).all()
+    with pytest.raises(ValueError, match="batch_size=0"):
+        inference.measure_exit_latency(cascade, batch_size=0)
+
+
+# === RS-Net as a cascade ===
+
+
+def test_resolution_cascade(tiny, images, tmp_path):
+    model = keras_resadapt.ResolutionCascade(tiny)
+    logits = model(images[:8])
+    for exit, point in enumerate(reversed(tiny.operating_points)):
+        lower = resize_bilinear(images[:8], point.resolution)
+        expected = tiny.logits(lower, point)
+        np.testing.assert_allclose(logits[f"exit{exit}"], expected, rtol=1e-5)
+        alone = model.logits(images[:8], model.operating_points[exit])
+        np.testing.assert_allclose(alone, expected, rtol=1e-5)
+    madds = [row.madds for row in tiny.profile()][::-1]
+    rows = model.profile()
+    assert [row.madds for row in rows] == np.cumsum(madds).tolist()
+    assert [row.standalone_madds for row in rows] == madds
+
+    model.save(tmp_path / "cascade.keras")
+    again = keras.models.load_model(tmp_path / "cascade.keras")
+    first = np.max(np.array(keras.ops.softmax(logits["exit0"])), axis=-1)
+    thresholds = [float(np.median(first)), 0.0]
+    prediction = AdaptivePredictor(again, thresholds).predict(images[:8])
+    assert sorted(prediction.exits) == [0] * 4 + [1] * 4
+    with pytest.raises(ValueError, match="32 x 32 pixels"):
+        model(images[:8, :16, :16])
+    with pytest.raises(TypeError, match="must be an `RSNet`"):
+        keras_resadapt.ResolutionCascade(model)

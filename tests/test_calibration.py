@@ -1,0 +1,250 @@
+"""Thresholds from held-out data, and what they promise."""
+
+import numpy as np
+import pytest
+
+from keras_resadapt import inference
+from keras_resadapt.inference import PointLogits
+from keras_resadapt.inference import anytime
+from keras_resadapt.inference import budgeted
+from keras_resadapt.inference import calibrate
+from keras_resadapt.inference import collect_logits
+from keras_resadapt.inference import simulate
+
+MADDS = (100, 250, 400)
+
+
+def draw(number, seed=0, classes=4, signals=(1.2, 1.8, 2.2)):
+    """Logits of a cascade whose later exits know more."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, number)
+    ease = rng.uniform(0, 2, number)
+    shared = rng.normal(size=(number, classes))
+    right = np.eye(classes)[labels]
+    logits = [
+        signal * ease[:, None] * right
+        + 0.8 * shared
+        + 0.6 * rng.normal(size=(number, classes))
+        for signal in signals
+    ]
+    return PointLogits(
+        np.stack(logits), labels, MADDS, ("exit0", "exit1", "exit2"), "f1"
+    )
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return draw(1000)
+
+
+def accuracy(collected, thresholds):
+    return np.mean(simulate(collected, thresholds).classes == collected.labels)
+
+
+def cost(collected, thresholds):
+    return simulate(collected, thresholds).madds.mean()
+
+
+# === Evaluation ===
+
+
+def test_collected_logits(tiny_cascade, batch, tmp_path):
+    images, labels = batch
+    data = [(images[:5], labels[:5]), (images[5:], labels[5:])]
+    collected = collect_logits(tiny_cascade, data, verbose=False)
+    for logits, expected in zip(
+        collected.logits, tiny_cascade(images).values()
+    ):
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(collected.labels, labels)
+    assert collected.madds == tuple(r.madds for r in tiny_cascade.profile())
+    collected.save(tmp_path / "logits.npz")
+    again = PointLogits.load(tmp_path / "logits.npz")
+    np.testing.assert_array_equal(again.logits, collected.logits)
+    assert (again.madds, again.names, again.fingerprint) == (
+        collected.madds,
+        ("exit0", "exit1", "exit2"),
+        collected.fingerprint,
+    )
+    np.savez(tmp_path / "other.npz", a=1)
+    with pytest.raises(ValueError, match="holds no logits"):
+        PointLogits.load(tmp_path / "other.npz")
+
+
+def test_anytime(held_out):
+    for exit, (name, madds, share) in enumerate(anytime(held_out)):
+        assert (name, madds) == (f"exit{exit}", MADDS[exit])
+        right = held_out.logits[exit].argmax(-1) == held_out.labels
+        assert share == right.mean()
+
+
+def test_simulation_is_equation_2(held_out):
+    thresholds = inference.Thresholds((0.8, 0.6), (1.5, 1.0, 0.5))
+    got = simulate(held_out, thresholds)
+    for image in range(100):
+        for exit in range(3):
+            z = held_out.logits[exit, image] / thresholds.temperatures[exit]
+            p = np.exp(z) / np.exp(z).sum()
+            if exit == 2 or p.max() >= thresholds.values[exit]:
+                break
+        assert got.exits[image] == exit and got.classes[image] == p.argmax()
+        assert got.madds[image] == MADDS[exit]
+        np.testing.assert_allclose(got.probabilities[image], p, rtol=1e-5)
+    with pytest.raises(ValueError, match="need 2 thresholds"):
+        simulate(held_out, [0.5])
+
+
+def test_budgeted(held_out):
+    test = draw(2000, seed=1)
+    rows = budgeted(held_out, test, budgets=5)
+    assert [row.budget for row in rows] == [100, 175, 250, 325, 400]
+    for row in rows:
+        assert row.madds == cost(test, row.thresholds)
+        assert row.accuracy == accuracy(test, row.thresholds)
+        assert abs(row.madds - row.budget) < 15
+    assert rows[0].accuracy == anytime(test)[0][2]
+    assert rows[-1].accuracy == anytime(test)[-1][2]
+    # Between them, it beats stopping all images at the same exit.
+    assert rows[2].accuracy > anytime(test)[1][2]
+
+
+# === Budgets ===
+
+
+@pytest.mark.parametrize("budget", [100, 130, 250, 333, 400])
+def test_geometric_shares(held_out, budget):
+    thresholds = calibrate(held_out, max_madds=budget, method="geometric")
+    assert budget - 2 < cost(held_out, thresholds) <= budget
+    shares = np.bincount(simulate(held_out, thresholds).exits, minlength=3)
+    # Geometric: the middle one's square is the product of the others.
+    middle = np.sqrt(float(shares[0] * shares[2]))
+    assert abs(shares[1] - middle) <= 3
+    assert thresholds.fingerprint == "f1"
+
+
+@pytest.mark.parametrize("budget", [100, 130, 250, 333, 400])
+def test_search_beats_the_rule(held_out, budget):
+    searched = calibrate(held_out, max_madds=budget)
+    rule = calibrate(held_out, max_madds=budget, method="geometric")
+    assert cost(held_out, searched) <= budget
+    assert accuracy(held_out, searched) >= accuracy(held_out, rule)
+
+
+def test_search_finds_the_best_of_all():
+    """Against all thresholds there are, for two exits and 40 images."""
+    few = draw(40, seed=5)
+    few = PointLogits(few.logits[:2], few.labels, MADDS[:2], few.names[:2])
+    values = [0, *np.sort(few.confidence[0]) - 1e-6, 1]
+    for budget in (110, 150, 200, 250):
+        best = max(
+            accuracy(few, [v]) for v in values if cost(few, [v]) <= budget
+        )
+        found = calibrate(few, max_madds=budget)
+        assert accuracy(few, found) == best and cost(few, found) <= budget
+
+
+def test_milliseconds(held_out):
+    exit_ms = [1.0, 5.0, 6.0]
+    thresholds = calibrate(held_out, max_ms=2.0, exit_ms=exit_ms)
+    exits = simulate(held_out, thresholds).exits
+    assert 1.8 < np.mean(np.array(exit_ms)[exits]) <= 2.0
+
+
+def test_temperatures(held_out):
+    factors = np.array([0.25, 1.0, 5.0])
+    fitted = np.array(inference.fit_temperatures(held_out))
+    scaled = PointLogits(
+        held_out.logits * factors[:, None, None].astype("float32"),
+        held_out.labels,
+        MADDS,
+        held_out.names,
+    )
+    refitted = np.array(inference.fit_temperatures(scaled))
+    np.testing.assert_allclose(refitted, fitted * factors, rtol=1e-3)
+    thresholds = calibrate(
+        held_out, max_madds=250, temperature_scaling=True
+    )
+    assert thresholds.temperatures == tuple(fitted)
+    # The minimum of the cross-entropy
+    images = np.arange(len(held_out.labels))
+    for z, t in zip(held_out.logits.astype("float64"), fitted):
+        at, below, above = (
+            -np.log(inference.point_logits.softmax(z / s))[
+                images, held_out.labels
+            ].mean()
+            for s in (t, 0.97 * t, 1.03 * t)
+        )
+        assert at < min(below, above)
+
+
+# === Promises ===
+
+
+def test_promise_is_kept():
+    """Over many draws of held-out data, too large a loss is rarer than the
+    confidence allows."""
+    everything = draw(100_000, seed=99)
+    full = accuracy(everything, [1, 1])
+    broken, savings = 0, []
+    for seed in range(40):
+        thresholds = calibrate(
+            draw(600, seed), max_accuracy_loss=0.05, confidence=0.9
+        )
+        broken += full - accuracy(everything, thresholds) > 0.05
+        savings.append(1 - cost(everything, thresholds) / MADDS[-1])
+    # 10 % are allowed: 9 of 40 or more would be a rare accident (1.5 %).
+    assert broken < 9
+    assert np.median(savings) > 0.1  # and it is no empty promise
+
+
+def test_more_data_promise_more():
+    losses = dict(max_accuracy_loss=0.02, confidence=0.95)
+    with pytest.raises(ValueError, match="60 images cannot support"):
+        calibrate(draw(60), **losses)
+    some, many = (calibrate(draw(n, seed=3), **losses) for n in (1000, 20000))
+    test = draw(20000, seed=4)
+    assert cost(test, many) < cost(test, some) <= MADDS[-1]
+
+
+# === Bad input ===
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "exactly one of"),
+        ({"max_madds": 200, "max_accuracy_loss": 0.1}, "exactly one of"),
+        ({"max_madds": 99}, "from 100, the first exit's cost.*max_madds=99"),
+        ({"max_madds": 401}, "to 400, the last one's.*max_madds=401"),
+        ({"max_ms": 1.0}, "`max_ms` needs `exit_ms`"),
+        ({"max_ms": 9, "exit_ms": [1, 2, 3]}, "to 3, the last one's"),
+        ({"max_ms": 1, "exit_ms": [1, 3]}, "3 increasing positive numbers"),
+        ({"max_ms": 1, "exit_ms": [1, 3, 2]}, "3 increasing"),
+        ({"max_accuracy_loss": 0.0}, r"in \(0, 1\).*0.0"),
+        ({"max_accuracy_loss": 0.1, "confidence": 1}, "`confidence`.*1"),
+        ({"max_madds": 200, "method": "greedy"}, "`method`.*'greedy'"),
+    ],
+)
+def test_bad_arguments(held_out, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(held_out, **arguments)
+
+
+def test_bad_data(held_out):
+    with pytest.raises(ValueError, match="0 images of 0 classes"):
+        calibrate(held_out.take([]), max_madds=200)
+    with pytest.raises(ValueError, match="images of 1 classes"):
+        calibrate(held_out.take(held_out.labels == 1), max_madds=200)
+    with pytest.raises(ValueError, match="not finite"):
+        PointLogits(held_out.logits * np.nan, *_rest(held_out))
+    with pytest.raises(ValueError, match="must have shape"):
+        PointLogits(held_out.logits[0], *_rest(held_out))
+    backwards = PointLogits(
+        held_out.logits, held_out.labels, MADDS[::-1], held_out.names
+    )
+    with pytest.raises(ValueError, match="the cheapest first"):
+        calibrate(backwards, max_madds=200)
+
+
+def _rest(collected):
+    return collected.labels, collected.madds, collected.names
