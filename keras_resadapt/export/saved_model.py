@@ -11,11 +11,15 @@ import tensorflow as tf
 
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.export.warmup import write_warmup_requests
+from keras_resadapt.inference.adaptive import adaptive_logits
+from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 
 _DEFAULT = "serving_default"
+_ADAPTIVE = "adaptive"
 _TOP = 5
 
 
@@ -29,6 +33,7 @@ def export_saved_model(
     crop_fraction: float = 0.875,
     model_name: str | None = None,
     warmup_batch_sizes: Sequence[int] = (1,),
+    thresholds: Thresholds | Sequence[float] | None = None,
 ) -> dict:
     """Exports a classifier for TensorFlow Serving, or any TensorFlow runtime.
 
@@ -45,8 +50,20 @@ def export_saved_model(
       model with `preprocessing=None`, which gets them as they are.
       A file that cannot be decoded is refused.
 
-    `"serving_default"` and `"serving_default_encoded"` are the first point's.
-    Every signature returns `logits` and `probabilities`, float32 of shape
+    At an exit of a `Cascade`, nothing beyond it is computed. A cascade has two
+    more signatures, and their `_encoded` twins:
+
+    - `"adaptive"` takes `thresholds` beside `images`, float32 of shape
+      (exits - 1,), values in [0, 1]: each image stops at the first exit that
+      is sure of it, and nothing more is computed for it. It also returns
+      `exits`, int32, and `madds`, int64, both of shape (batch,).
+      A server that batches requests must leave this signature out, because
+      `thresholds` has no row an image.
+    - `"adaptive_default"` takes `images` alone; its thresholds are those of
+      the argument `thresholds`.
+
+    `"serving_default"` is `"adaptive_default"` if there is one, else the first
+    point's; a cascade's last. Every signature returns `logits` and `probabilities`, float32 of shape
     (batch, classes), and `classes` of shape (batch, min(5, classes)), the
     best first: names, or int32 indices without `class_names`. An empty batch
     gives an empty answer. A request with one bad picture fails as a whole,
@@ -73,6 +90,9 @@ def export_saved_model(
             where the folder is a version.
         warmup_batch_sizes: Batch sizes of the warm-up requests; each
             signature gets one request a size. Empty for no warm-up.
+        thresholds: For a cascade: what `inference.calibrate` found, or plain
+            numbers, for `"adaptive_default"`. Their temperatures divide the
+            logits in both adaptive signatures.
 
     Returns:
         The content of `operating_points.json`.
@@ -94,6 +114,8 @@ def export_saved_model(
             "`model` must be a classifier of this package, such as an "
             f"`RSNet`. Received: model={model!r} of type {type(model)}"
         )
+    if thresholds is not None:
+        thresholds = _check_thresholds(thresholds, model)
     path = _check_path(path)
     class_names = _check_class_names(class_names, model.num_classes)
     points = _check_points(points, model)
@@ -110,7 +132,8 @@ def export_saved_model(
     unfinished = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
     try:
         signatures = _write_signatures(
-            model, unfinished, points, class_names, encoded, crop_fraction
+            model, unfinished, points, class_names, encoded, crop_fraction,
+            thresholds,
         )
         write_warmup_requests(
             unfinished,
@@ -125,10 +148,15 @@ def export_saved_model(
             "preprocessing": model.preprocessing.mode,
             "crop_fraction": crop_fraction if encoded else None,
             "operating_points": [
-                _describe(row, list(signatures), default=row.point == points[0])
+                _describe(row, model, signatures, thresholds is None and
+                          row.point == _default_point(model, points))
                 for row in model.profile(points)
             ],
         }
+        if isinstance(model, Cascade):
+            description["adaptive"] = _describe_adaptive(
+                model, signatures, thresholds
+            )
         _write_json(unfinished, description)
         os.rename(unfinished, path)
     finally:
@@ -140,59 +168,117 @@ def export_saved_model(
 
 
 def _write_signatures(
-    model, folder, points, class_names, encoded, crop_fraction
-) -> dict[str, tf.TensorSpec]:
+    model, folder, points, class_names, encoded, crop_fraction, thresholds
+) -> dict[str, list[tf.TensorSpec]]:
     """Writes the SavedModel; returns what each signature takes."""
     archive = keras.export.ExportArchive()
     signatures = {}
 
-    def add(name, function, spec):
-        signatures[name] = spec
-        return archive.add_endpoint(name, function, input_signature=[spec])
-
-    encoded_spec = tf.TensorSpec((None,), tf.string, name="images")
-    for point in points:
-        size = point.resolution
-        spec = tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
-        answer = add(point.name, _pixels(model, point, class_names), spec)
-        if encoded:
-            # Calls the function above, so that the file holds its graph once.
-            answer_encoded = add(
-                f"{point.name}_encoded",
-                _encoded(answer, size, crop_fraction),
-                encoded_spec,
+    def add(names, function, size, *specs):
+        """A signature and its twin, under one name or several."""
+        pixels = tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
+        files = tf.TensorSpec((None,), tf.string, name="images")
+        for name in names:
+            signatures[name] = [pixels, *specs]
+            function = archive.add_endpoint(
+                name, function, input_signature=signatures[name]
             )
-        if point == points[0]:
-            add(_DEFAULT, answer, spec)
-            if encoded:
-                add(f"{_DEFAULT}_encoded", answer_encoded, encoded_spec)
+        # Calls the function above, so that the file holds its graph once.
+        twin = _encoded(function, size, crop_fraction)
+        for name in names if encoded else ():
+            name = f"{name}_encoded"
+            signatures[name] = [files, *specs]
+            twin = archive.add_endpoint(
+                name, twin, input_signature=signatures[name]
+            )
+
+    default = _default_point(model, points)
+    for point in points:
+        names = [point.name]
+        if point == default and thresholds is None:
+            names.append(_DEFAULT)
+        size = model.resolution_of(point)
+        add(names, _pixels(model, point, class_names), size)
+    if isinstance(model, Cascade):
+        spec = tf.TensorSpec(
+            (model.num_exits - 1,), tf.float32, name="thresholds"
+        )
+        adaptive = _adaptive(model, class_names, thresholds)
+        add([_ADAPTIVE], adaptive, model.resolution, spec)
+        if thresholds is not None:
+            values = thresholds.values
+            names = [f"{_ADAPTIVE}_default", _DEFAULT]
+            add(names, lambda x: adaptive(x, values), model.resolution)
     # No `archive.track(model)`: it would store the variables twice.
     archive.write_out(folder, verbose=False)
     return signatures
+
+
+def _default_point(model, points) -> OperatingPoint:
+    """The one for clients that name none."""
+    return points[-1] if isinstance(model, Cascade) else points[0]
 
 
 def _pixels(model, point, class_names) -> Callable:
     """The endpoint that takes pixels."""
 
     def answer(images):
-        images = tf.debugging.assert_all_finite(
-            images, "`images` must hold finite pixel values"
-        )
         rows = tf.shape(images)[0]
-        # oneDNN's convolutions fail over no rows: run one, and drop it.
-        missing = tf.zeros((tf.maximum(1 - rows, 0), *images.shape[1:]))
-        images = tf.concat([images, missing], axis=0)
-        logits = model.logits(images, point)[:rows]
-        classes = tf.math.top_k(logits, min(_TOP, model.num_classes)).indices
-        if class_names is not None:
-            classes = tf.gather(tf.constant(class_names), classes)
+        logits = model.logits(_check_pixels(images), point)[:rows]
+        return _answer(logits, class_names)
+
+    return answer
+
+
+def _adaptive(model, class_names, thresholds) -> Callable:
+    """The endpoint that stops at the first exit that is sure."""
+    temperatures = (
+        (1.0,) * model.num_exits
+        if thresholds is None
+        else thresholds.temperatures
+    )
+    madds = tf.constant([row.madds for row in model.profile()], tf.int64)
+
+    def answer(images, thresholds):
+        thresholds = tf.convert_to_tensor(thresholds, tf.float32)
+        message = "`thresholds` must be in [0, 1]"
+        tf.debugging.assert_greater_equal(thresholds, 0.0, message)
+        tf.debugging.assert_less_equal(thresholds, 1.0, message)
+        rows = tf.shape(images)[0]
+        logits, exits = adaptive_logits(
+            model, _check_pixels(images), thresholds, temperatures
+        )
+        exits = exits[:rows]
         return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "classes": classes,
+            **_answer(logits[:rows], class_names),
+            "exits": exits,
+            "madds": tf.gather(madds, exits),
         }
 
     return answer
+
+
+def _check_pixels(images):
+    """The images, or one of zeros where there are none: oneDNN's convolutions
+    fail over no rows."""
+    images = tf.debugging.assert_all_finite(
+        images, "`images` must hold finite pixel values"
+    )
+    missing = tf.maximum(1 - tf.shape(images)[0], 0)
+    return tf.concat([images, tf.zeros((missing, *images.shape[1:]))], axis=0)
+
+
+def _answer(logits, class_names) -> dict:
+    """What every signature returns."""
+    top = min(_TOP, logits.shape[-1])
+    classes = tf.math.top_k(logits, top).indices
+    if class_names is not None:
+        classes = tf.gather(tf.constant(class_names), classes)
+    return {
+        "logits": logits,
+        "probabilities": tf.nn.softmax(logits),
+        "classes": classes,
+    }
 
 
 def _encoded(answer, resolution, crop_fraction) -> Callable:
@@ -201,7 +287,7 @@ def _encoded(answer, resolution, crop_fraction) -> Callable:
     def preprocess(picture):
         return preprocess_encoded(picture, resolution, crop_fraction)
 
-    def answer_encoded(images):
+    def answer_encoded(images, *thresholds):
         pixels = tf.map_fn(
             preprocess,
             images,
@@ -209,7 +295,7 @@ def _encoded(answer, resolution, crop_fraction) -> Callable:
                 (resolution, resolution, 3), tf.float32
             ),
         )
-        return answer(pixels)
+        return answer(pixels, *thresholds)
 
     return answer_encoded
 
@@ -217,18 +303,38 @@ def _encoded(answer, resolution, crop_fraction) -> Callable:
 # === Description ===
 
 
-def _describe(row: ProfileRow, signatures: list[str], default: bool) -> dict:
+def _describe(row: ProfileRow, model, signatures, default: bool) -> dict:
     """One entry of `operating_points.json`."""
-    names = [row.point.name] + ([_DEFAULT] if default else [])
-    encoded = [f"{name}_encoded" for name in names]
     return {
         "name": row.point.name,
-        "resolution": row.point.resolution,
+        "resolution": model.resolution_of(row.point),
         "width": row.point.width,
         "exit": row.point.exit,
-        "madds": row.madds,
+        # What this signature computes; in a cascade, less than an image pays
+        # that was tried at all exits before.
+        "madds": row.standalone_madds,
         "params": row.params,
-        "signatures": names,
+        **_names(signatures, row.point.name, *([_DEFAULT] if default else [])),
+    }
+
+
+def _describe_adaptive(model, signatures, thresholds) -> dict:
+    """What the adaptive signatures do."""
+    names = [_ADAPTIVE]
+    if thresholds is not None:
+        names += [f"{_ADAPTIVE}_default", _DEFAULT]
+    return {
+        "exit_madds": [row.madds for row in model.profile()],
+        "default_thresholds": thresholds and list(thresholds.values),
+        "temperatures": thresholds and list(thresholds.temperatures),
+        **_names(signatures, *names),
+    }
+
+
+def _names(signatures, *names) -> dict:
+    encoded = [f"{name}_encoded" for name in names]
+    return {
+        "signatures": list(names),
         "encoded_signatures": [name for name in encoded if name in signatures],
     }
 
@@ -284,6 +390,17 @@ def _check_class_names(class_names, num_classes) -> list[str] | None:
         )
     # NumPy's strings and others become plain ones, for JSON.
     return [str(name) for name in class_names]
+
+
+def _check_thresholds(thresholds, model) -> Thresholds:
+    if not isinstance(model, Cascade):
+        raise ValueError(
+            "`thresholds` are for cascades. "
+            f"Received: a {type(model).__name__}"
+        )
+    thresholds = Thresholds.of(thresholds)
+    thresholds.check(model)
+    return thresholds
 
 
 def _check_points(points, model) -> tuple[OperatingPoint, ...]:

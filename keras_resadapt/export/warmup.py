@@ -17,7 +17,7 @@ _MAX_REQUESTS = 1000  # TensorFlow Serving refuses a model with more.
 def write_warmup_requests(
     path: str | os.PathLike,
     model_name: str,
-    signatures: Mapping[str, tf.TensorSpec],
+    signatures: Mapping[str, Sequence[tf.TensorSpec]],
     batch_sizes: Sequence[int] = (1,),
 ) -> None:
     """Adds warm-up requests to a SavedModel.
@@ -25,8 +25,8 @@ def write_warmup_requests(
     Args:
         path: The folder of the SavedModel.
         model_name: The name under which it is served.
-        signatures: What each signature takes: the shape of float32 `images`,
-            or strings (encoded pictures).
+        signatures: What each signature takes: float32 `images` or strings
+            (encoded pictures), and, for some, float32 `thresholds`.
         batch_sizes: Each signature gets one request a batch size; none at all
             if empty.
 
@@ -51,20 +51,24 @@ def write_warmup_requests(
     file = os.path.join(path, _FILE)
     os.makedirs(os.path.dirname(file), exist_ok=True)
     with tf.io.TFRecordWriter(file) as writer:
-        for name, spec in signatures.items():
+        for name, specs in signatures.items():
             for rows in batch_sizes:
                 request = predict_pb2.PredictRequest()
                 request.model_spec.name = model_name
                 request.model_spec.signature_name = name
-                request.inputs[spec.name].CopyFrom(_any_images(spec, rows))
+                for spec in specs:
+                    request.inputs[spec.name].CopyFrom(_any_input(spec, rows))
                 log = prediction_log_pb2.PredictionLog(
                     predict_log=prediction_log_pb2.PredictLog(request=request)
                 )
                 writer.write(log.SerializeToString())
 
 
-def _any_images(spec: tf.TensorSpec, rows: int):
-    """A batch of grey images as a `TensorProto`."""
+def _any_input(spec: tf.TensorSpec, rows: int):
+    """A batch of grey images, or thresholds, as a `TensorProto`."""
+    if spec.name == "thresholds":
+        # No image is that sure: every exit runs.
+        return tf.make_tensor_proto(1.0, dtype=spec.dtype, shape=spec.shape)
     if spec.dtype == tf.string:
         grey = tf.fill((256, 341, 3), tf.constant(128, tf.uint8))
         return tf.make_tensor_proto([tf.io.encode_jpeg(grey).numpy()] * rows)
@@ -105,9 +109,9 @@ def replay_warmup(path: str | os.PathLike) -> list[str]:
             key: tf.constant(tf.make_ndarray(value))
             for key, value in request.inputs.items()
         }
-        rows = {value.shape[0] for value in inputs.values()}
+        rows = inputs["images"].shape[0]
         for key, output in signatures[name](**inputs).items():
-            if {output.shape[0]} != rows:
+            if output.shape[0] != rows:
                 raise ValueError(
                     f"Output {key!r} of signature {name!r} has "
                     f"{output.shape[0]} rows for {rows} in the request."
