@@ -3,7 +3,8 @@
     python examples/ask_savedmodel.py runs/quickstart/served/demo/1 a.png b.jpg
 
 Every signature gets one request: the encoded ones the files as they are, the
-others their pixels.
+others their pixels. For a cascade, `adaptive_default` also says at which exit
+it was sure.
 """
 
 import argparse
@@ -19,7 +20,8 @@ def ask(folder: str, pictures: list[str]) -> dict[str, list[tuple[str, float]]]:
     model = tf.saved_model.load(folder)
     description = os.path.join(folder, "assets.extra", "operating_points.json")
     with open(description, encoding="utf-8") as file:
-        points = json.load(file)["operating_points"]
+        description = json.load(file)
+    points = description["operating_points"]
     encoded = [tf.io.read_file(path) for path in pictures]
     answers = {}
     for point in points:
@@ -44,6 +46,18 @@ def ask(folder: str, pictures: list[str]) -> dict[str, list[tuple[str, float]]]:
                         answer["probabilities"].numpy(),
                     )
                 ]
+    if "adaptive_default_encoded" in model.signatures:
+        answer = model.signatures["adaptive_default_encoded"](
+            images=tf.stack(encoded)
+        )
+        answers["adaptive_default_encoded"] = [
+            (f"{_text(classes[0])} at exit {exit}", float(max(probabilities)))
+            for classes, probabilities, exit in zip(
+                answer["classes"].numpy(),
+                answer["probabilities"].numpy(),
+                answer["exits"].numpy(),
+            )
+        ]
     return answers
 
 

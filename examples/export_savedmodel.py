@@ -14,6 +14,7 @@ from absl import app, flags, logging
 import keras_resadapt  # registers the classes for `load_model`
 import keras
 from keras_resadapt.export import export_saved_model
+from keras_resadapt.inference import Thresholds
 
 _MODEL = flags.DEFINE_string("model", None, "The `.keras` file to export.")
 _OUTPUT = flags.DEFINE_string(
@@ -34,6 +35,11 @@ _WARMUP_BATCH_SIZES = flags.DEFINE_multi_integer(
     [1],
     "Batch size of the warm-up requests; repeat the flag for several.",
     lower_bound=1,
+)
+_THRESHOLDS = flags.DEFINE_string(
+    "thresholds",
+    None,
+    "For a cascade: the file of `Thresholds.save`, for `adaptive_default`.",
 )
 
 
@@ -65,6 +71,10 @@ def table(description: dict) -> str:
             f"{point['madds'] / 1e6:10.1f} {point['params'] / 1e6:10.2f}  "
             + ", ".join(names)
         )
+    if adaptive := description.get("adaptive"):
+        least, *_, most = (madds / 1e6 for madds in adaptive["exit_madds"])
+        names = adaptive["signatures"] + adaptive["encoded_signatures"]
+        lines.append(f"{f'{least:.1f} - {most:.1f}':>21}  " + ", ".join(names))
     return "\n".join(lines)
 
 
@@ -97,6 +107,7 @@ def main(argv):
         class_names=names,
         crop_fraction=_CROP_FRACTION.value,
         warmup_batch_sizes=_WARMUP_BATCH_SIZES.value,
+        thresholds=_THRESHOLDS.value and Thresholds.load(_THRESHOLDS.value),
     )
     print(table(description))
     size = folder_bytes(_OUTPUT.value) / 1e6

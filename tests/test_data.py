@@ -639,3 +639,21 @@ def test_other_arguments():
         preprocess(np.zeros((4, 4, 3), np.uint8), 4, crop_fraction=2)
     with pytest.raises(ValueError, match="max_broken_fraction must be between 0 and 0.5; got 1"):
         check_pictures(numbered_source(), max_broken_fraction=1)
+
+
+def test_hold_out():
+    source = load_source("demo", "train")
+    rest, held = source.hold_out(0.1)
+    everything, kept, away = (
+        [name for *_, name in s.records.as_numpy_iterator()]
+        for s in (source, rest, held)
+    )
+    assert (len(kept), len(away)) == (rest.num_examples, held.num_examples)
+    assert len(away) == len(everything) // 10
+    assert sorted(kept + away) == sorted(everything)
+    places = [everything.index(name) for name in away]
+    assert set(np.diff(places)) == {10}  # evenly spread
+    assert "held out" in held.name and rest.class_names == held.class_names
+    for share in (0, 1, 1.5, 1e-6):
+        with pytest.raises(ValueError, match="share must be in"):
+            source.hold_out(share)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -80,6 +81,27 @@ class TestRecipe:
         )._learning_rate
         np.testing.assert_allclose(rate(10), 0.1)
         np.testing.assert_allclose(rate(50), 0, atol=1e-7)
+
+    def test_multi_step(self):
+        recipe = training.RANET_CIFAR
+        rate = recipe.optimizer(10, 128)._learning_rate
+        rates = [float(rate(step)) for step in (0, 1499, 1500, 2249, 2250)]
+        np.testing.assert_allclose(rates, [0.2, 0.2, 0.02, 0.02, 0.002])
+        assert (recipe.epochs, recipe.batch_size) == (300, 64)
+        again = keras.optimizers.schedules.deserialize(
+            keras.optimizers.schedules.serialize(rate)
+        )
+        assert again.get_config() == rate.get_config()
+        recipe = dataclasses.replace(training.MSNET, warmup_epochs=4)
+        rate = recipe.optimizer(10, 256)._learning_rate
+        rates = [float(rate(step)) for step in (0, 20, 299, 300, 600, 900)]
+        np.testing.assert_allclose(
+            rates, [0, 0.05, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5
+        )
+        imagenet = training.RANET_IMAGENET.optimizer(3, 256)._learning_rate
+        assert imagenet.milestones == (90, 180)
+        with pytest.raises(ValueError, match="increasing order"):
+            training.MultiStepDecay(0.1, [20, 10])
 
 
 def test_strategy_scope():
@@ -246,6 +268,80 @@ def test_killed_and_interrupted_runs_resume_to_the_same_weights(tmp_path):
     output, _ = again.communicate(timeout=120)
     assert again.returncode != 0
     assert "exists" in output and "--resume" in output
+
+
+def test_cascade_from_training_to_serving(tmp_path):
+    """The example scripts one after the other, as a user runs them."""
+
+    def python(script, *arguments):
+        result = subprocess.run(
+            [sys.executable, os.path.join(ROOT, "examples", script), *arguments],
+            env={**os.environ, "PYTHONPATH": ROOT}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        assert result.returncode == 0, result.stdout[-3000:]
+        return result.stdout
+
+    run = tmp_path / "run"
+    output = python(
+        "train_msnet.py", f"--output_dir={run}", "--resolutions=32,16",
+        "--depths=1", "--filters=4", "--batch_size=500", "--epochs=1",
+    )
+    assert "adaptive, calibrated for" in output
+    table = json.loads((run / "table.json").read_text())
+    assert [row["exit"] for row in table["anytime"]] == ["exit0", "exit1"]
+    assert len(table["budgeted"]) == 40
+    assert (run / "accuracy_cost.png").stat().st_size > 5000
+    assert (run / "exits.png").stat().st_size > 5000
+    # A tenth of the 4,000 training pictures
+    assert len(np.load(run / "held_out_logits.npz")["labels"]) == 400
+
+    served = tmp_path / "served" / "1"
+    output = python(
+        "export_savedmodel.py", f"--model={run / 'model.keras'}",
+        f"--output={served}", f"--thresholds={run / 'thresholds.json'}",
+        f"--class_names={run / 'class_names.txt'}",
+    )
+    assert "adaptive_default_encoded" in output
+    output = python("ask_savedmodel.py", str(served), *_files(run / "samples"))
+    assert output.count(" at exit ") == 4
+
+
+def _files(folder):
+    return [str(path) for path in folder.iterdir()]
+
+
+RANET_SCRIPT = """
+import sys
+import train_ranet
+train_ranet.FLAGS(["train_ranet", "--output_dir=none", *sys.argv[1:]])
+model = train_ranet.build_model(8)
+recipe = train_ranet.training_script.change(train_ranet.training.RANET_CIFAR)
+print(type(model).__name__, model.resolution, model.preprocessing.mode,
+      model.gradient_equilibrium, recipe.epochs, recipe.milestones,
+      train_ranet.FLAGS.batch_size, train_ranet.FLAGS.crop)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "RANet 48 imagenet False 300 (0.5, 0.75) 64 pad"),
+        (
+            ["--model=tiny_msdnet", "--resolution=32", "--preprocessing=unit",
+             "--gradient_equilibrium", "--epochs=5", "--schedule=cosine"],
+            "MSDNet 32 unit True 5 None 64 pad",
+        ),
+    ],
+)
+def test_train_ranet_flags(arguments, expected):
+    examples = os.path.join(ROOT, "examples")
+    output = subprocess.run(
+        [sys.executable, "-c", RANET_SCRIPT, *arguments],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{examples}"},
+        stdout=subprocess.PIPE, text=True, check=True,
+    ).stdout
+    assert output.strip() == expected
 
 
 def test_checkpoints_are_whole_or_absent(tmp_path, batch):

@@ -60,6 +60,32 @@ class ImageSource:
         """Batches in one epoch of `training_batches` with the same two arguments."""
         return self.num_examples // batch_size if drop_remainder else -(-self.num_examples // batch_size)
 
+    def hold_out(self, share: float) -> tuple["ImageSource", "ImageSource"]:
+        """Two sources of different pictures: the rest, and held-out ones evenly spread over the records.
+
+        Args:
+            share: of the pictures that are held out, in (0, 1); at least one is, and at least one is not.
+        """
+        count = int(self.num_examples * share)
+        if not 0 < share < 1 or not 0 < count < self.num_examples:
+            raise ValueError(
+                f"share must be in (0, 1) and divide the {self.num_examples} pictures of {self.name} in two; got {share!r}."
+            )
+
+        def part(name, held, number):
+            def belongs(place, record):
+                # Whether place * count / num_examples passes an integer
+                after = (place + 1) * count // self.num_examples
+                return (after > place * count // self.num_examples) == held
+
+            records = self.records.enumerate().filter(belongs).map(lambda place, record: record)
+            return dataclasses.replace(self, name=name, records=records, num_examples=number)
+
+        return (
+            part(self.name, False, self.num_examples - count),
+            part(f"{self.name} (held out)", True, count),
+        )
+
     def find_broken(self) -> list[str]:
         """Names of the pictures that cannot be read or decoded, in the order of `records`.
 

@@ -4,12 +4,13 @@ import dataclasses
 
 import keras
 
+from keras_resadapt.training.multi_step import MultiStepDecay
 from keras_resadapt.training.sgd import SGD
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, annealed to zero by a cosine.
+    """SGD with momentum, its rate annealed by a cosine or in steps.
 
     Attributes:
         epochs: Length of the training.
@@ -19,6 +20,8 @@ class Recipe:
         batch_size: Pictures a step that the rate is meant for.
         warmup_epochs: The rate rises linearly from zero this long.
         nesterov: Use Nesterov's momentum.
+        milestones: Shares of the epochs, in (0, 1), after which the rate is
+            divided by ten; None for a cosine to zero.
     """
 
     epochs: int
@@ -28,6 +31,7 @@ class Recipe:
     batch_size: int = 256
     warmup_epochs: float = 0.0
     nesterov: bool = False
+    milestones: tuple[float, ...] | None = None
 
     def optimizer(
         self, steps_per_epoch: int, batch_size: int, **kwargs
@@ -43,13 +47,20 @@ class Recipe:
         rate = self.learning_rate * batch_size * accumulation / self.batch_size
         updates_per_epoch = steps_per_epoch / accumulation
         warmup = round(self.warmup_epochs * updates_per_epoch)
-        steps = max(1, round(self.epochs * updates_per_epoch) - warmup)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else rate,
-            decay_steps=steps,
-            warmup_target=rate if warmup else None,
-            warmup_steps=warmup,
-        )
+        updates = round(self.epochs * updates_per_epoch)
+        if self.milestones is None:
+            schedule = keras.optimizers.schedules.CosineDecay(
+                0.0 if warmup else rate,
+                decay_steps=max(1, updates - warmup),
+                warmup_target=rate if warmup else None,
+                warmup_steps=warmup,
+            )
+        else:
+            schedule = MultiStepDecay(
+                rate,
+                [round(share * updates) for share in self.milestones],
+                warmup,
+            )
         return SGD(
             schedule,
             self.momentum,
@@ -62,3 +73,21 @@ class Recipe:
 # RS-Net, section 4.1
 RSNET_RESNET = Recipe(epochs=120, learning_rate=0.1, weight_decay=1e-4)
 RSNET_MOBILENET_V2 = Recipe(epochs=150, learning_rate=0.05, weight_decay=4e-5)
+# RANet, section 4 ("Training policy"); MSDNet's authors have the same
+RANET_CIFAR = Recipe(
+    epochs=300,
+    learning_rate=0.1,
+    weight_decay=1e-4,
+    batch_size=64,
+    milestones=(1 / 2, 3 / 4),
+)
+RANET_IMAGENET = Recipe(
+    epochs=90, learning_rate=0.1, weight_decay=1e-4, milestones=(1 / 3, 2 / 3)
+)
+# MSNet, section 4. The paper names no weight decay; this is the usual one.
+MSNET = Recipe(
+    epochs=120,
+    learning_rate=0.1,
+    weight_decay=1e-4,
+    milestones=(1 / 4, 1 / 2, 3 / 4),
+)

@@ -1,0 +1,48 @@
+"""A learning rate that is divided by ten now and then."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class MultiStepDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Divides the rate by ten at each milestone.
+
+    Args:
+        learning_rate: The rate before the first milestone.
+        milestones: Steps, in increasing order.
+        warmup_steps: The rate rises linearly from zero this long.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        milestones: Sequence[int],
+        warmup_steps: int = 0,
+    ):
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.milestones = tuple(milestones)
+        self.warmup_steps = warmup_steps
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(
+                "`milestones` must be in increasing order. "
+                f"Received: milestones={self.milestones}"
+            )
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        passed = sum(ops.cast(step >= m, "float32") for m in self.milestones)
+        rate = self.learning_rate * ops.power(0.1, passed)
+        if self.warmup_steps:
+            rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
+        return rate
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "milestones": self.milestones,
+            "warmup_steps": self.warmup_steps,
+        }
