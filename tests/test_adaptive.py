@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_resadapt
 from conftest import make_tiny_cascade
@@ -73,14 +74,33 @@ def test_temperatures(cascade, images, collected, mixed):
     )
 
 
-def test_nothing_runs_after_the_last_image_left(cascade, images):
-    predictor = AdaptivePredictor(cascade, [0, 0])
+@keras.saving.register_keras_serializable("test_adaptive")
+class FailsBeyondTheFirst(keras_resadapt.RANet):
+    """A cascade in which nothing beyond the first exit can be computed."""
 
-    def never(*tensors):
-        raise AssertionError("a stage ran without images")
+    def extend(self, features, exit, point, training=None):
+        features = super().extend(features, exit, point, training)
+        if exit and tf.is_tensor(features["x"]):
+            check = tf.debugging.Assert(tf.constant(False), ["too far"])
+            with tf.control_dependencies([check]):
+                features = keras.tree.map_structure(tf.identity, features)
+        return features
 
-    predictor._stages[1:] = [never, never]
+
+@pytest.fixture(scope="module")
+def fails_beyond_the_first():
+    return FailsBeyondTheFirst(
+        5, 2, 1, 1, scale_list=(1, 2), channels=8, growth_rate=8,
+        growth_factors=(2, 1), bottleneck_factors=(2, 1),
+    )
+
+
+def test_nothing_is_computed_for_nobody(fails_beyond_the_first, images):
+    predictor = AdaptivePredictor(fails_beyond_the_first, [0, 0])
     assert (predictor.predict(images[:9]).exits == 0).all()
+    predictor = AdaptivePredictor(fails_beyond_the_first, [1, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too far"):
+        predictor.predict(images[:9])
 
 
 def test_not_a_number_is_not_sure(images):

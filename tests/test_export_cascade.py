@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from conftest import make_tiny_cascade
 from conftest import randomize
-from keras_resadapt import RANet
 from keras_resadapt import export
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.inference import AdaptivePredictor
 from keras_resadapt.inference import Thresholds
 from keras_resadapt.inference import collect_logits
-from test_adaptive import images  # noqa: F401, a fixture
+from test_adaptive import fails_beyond_the_first  # noqa: F401, a fixture
+from test_adaptive import images  # noqa: F401, another
 
 SIGNATURES = [
     "exit0", "exit1", "exit2", "adaptive", "adaptive_default",
@@ -127,29 +127,12 @@ def test_adaptive_encoded(signatures, images):  # noqa: F811
         )
 
 
-@keras.saving.register_keras_serializable("test_export_cascade")
-class FailsBeyondTheFirst(RANet):
-    """A cascade in which nothing beyond the first exit can be computed."""
-
-    def extend(self, features, exit, point, training=None):
-        features = super().extend(features, exit, point, training)
-        if exit and self.built and not isinstance(
-            keras.tree.flatten(features)[0], keras.KerasTensor
-        ):
-            with tf.control_dependencies(
-                [tf.debugging.Assert(tf.constant(False), ["too far"])]
-            ):
-                features = keras.tree.map_structure(tf.identity, features)
-        return features
-
-
-def test_nothing_is_computed_for_nobody(tmp_path, images):  # noqa: F811
-    model = FailsBeyondTheFirst(
-        5, 2, 1, 1, scale_list=(1, 2), channels=8, growth_rate=8,
-        growth_factors=(2, 1), bottleneck_factors=(2, 1),
-    )
+def test_nothing_is_computed_for_nobody(
+    fails_beyond_the_first, tmp_path, images  # noqa: F811
+):
     export.export_saved_model(
-        model, tmp_path / "1", encoded=False, warmup_batch_sizes=()
+        fails_beyond_the_first, tmp_path / "1", encoded=False,
+        warmup_batch_sizes=(),
     )
     adaptive = tf.saved_model.load(str(tmp_path / "1")).signatures["adaptive"]
     easy = adaptive(images=images[:4], thresholds=tf.zeros(2))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.export.warmup import write_warmup_requests
 from keras_resadapt.inference.adaptive import adaptive_logits
+from keras_resadapt.inference.stages import cascade_stages
 from keras_resadapt.inference.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
@@ -237,6 +238,7 @@ def _adaptive(model, class_names, thresholds) -> Callable:
         if thresholds is None
         else thresholds.temperatures
     )
+    stages = cascade_stages(model, temperatures)
     madds = tf.constant([row.madds for row in model.profile()], tf.int64)
 
     def answer(images, thresholds):
@@ -246,7 +248,7 @@ def _adaptive(model, class_names, thresholds) -> Callable:
         tf.debugging.assert_less_equal(thresholds, 1.0, message)
         rows = tf.shape(images)[0]
         logits, exits = adaptive_logits(
-            model, _check_pixels(images), thresholds, temperatures
+            stages, _check_pixels(images), thresholds
         )
         exits = exits[:rows]
         return {

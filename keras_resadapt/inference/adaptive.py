@@ -1,13 +1,12 @@
 """Adaptive inference as one TensorFlow graph."""
 
-import tensorflow as tf
+from collections.abc import Callable, Sequence
 
-from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.cascade import CascadeState
+import tensorflow as tf
 
 
 def adaptive_logits(
-    model: Cascade, images: tf.Tensor, thresholds, temperatures
+    stages: Sequence[Callable], images: tf.Tensor, thresholds
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs each image to the first exit that is sure of it (RANet, equation 2).
 
@@ -16,31 +15,30 @@ def adaptive_logits(
     that is not a number is not sure.
 
     Args:
-        model: The cascade, built.
+        stages: What `cascade_stages` or `freeze_stages` returns.
         images: float32 tensor of shape (batch, height, width, 3), of at least
             one image.
         thresholds: float32 tensor of shape (exits - 1,).
-        temperatures: A number an exit, which divides its logits.
 
     Returns:
-        The logits divided by the temperature, of shape (batch, classes), and
-        the exits, int32 of shape (batch,).
+        The logits, of shape (batch, classes), and the exits, int32 of shape
+        (batch,).
     """
 
-    def run(state: CascadeState):
-        exit = state.exit
-        logits, state = model.advance(state)
-        logits = logits / temperatures[exit]
+    def run(exit, tensors):
+        logits, *features = stages[exit](*tensors)
         exits = tf.fill(tf.shape(logits)[:1], exit)
-        if state.exit == model.num_exits:
+        if exit == len(stages) - 1:
             return logits, exits
         confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
-        # Not `confidence < threshold`, which is false for NaN as well.
-        sure = confidence >= thresholds[exit]
-        unsure = tf.where(tf.logical_not(sure))
+        # TensorFlow optimizes `not (a >= b)` to `a < b`, false for NaN.
+        unsure = tf.where(
+            tf.math.is_nan(confidence) | (confidence < thresholds[exit])
+        )
 
         def go_on():
-            rest = run(state.take(unsure[:, 0]))
+            rows = unsure[:, 0]
+            rest = run(exit + 1, [tf.gather(x, rows) for x in features])
             return tuple(
                 tf.tensor_scatter_nd_update(mine, unsure, later)
                 for mine, later in zip((logits, exits), rest)
@@ -50,4 +48,4 @@ def adaptive_logits(
             tf.size(unsure) > 0, go_on, lambda: (logits, exits)
         )
 
-    return run(model.start(images))
+    return run(0, [images])

@@ -79,8 +79,6 @@ class AdaptivePredictor:
                 "`batch_size` must be a positive integer. "
                 f"Received: batch_size={batch_size!r}"
             )
-        from keras_resadapt.inference.stages import freeze_stages
-
         self.thresholds = Thresholds.of(thresholds)
         self.thresholds.check(model)
         self.model = model
@@ -89,37 +87,26 @@ class AdaptivePredictor:
         self._madds = np.array(
             [row.madds for row in model.profile(resolution=self.resolution)]
         )
-        self._stages = freeze_stages(
-            model, self.thresholds.temperatures, self.resolution
-        )
+        self._run = self._compile()
 
-    def _predict_batch(self, images):
-        """Probabilities and exits of images that run together."""
+    def _compile(self):
+        """From images to probabilities and exits, in one graph."""
         import tensorflow as tf
 
-        thresholds = np.array([*self.thresholds.values, 0], "float32")
-        probabilities = np.zeros(
-            (len(images), self.model.num_classes), "float32"
-        )
-        exits = np.zeros(len(images), "int32")
-        rows = np.arange(len(images))
-        tensors = [keras.ops.convert_to_tensor(images, "float32")]
-        for exit, stage in enumerate(self._stages):
-            answer, *tensors = stage(*tensors)
-            answer = answer.numpy()
-            # What is not a number is not sure.
-            sure = answer.max(axis=-1) >= thresholds[exit]
-            if exit == self.model.num_exits - 1:
-                sure[:] = True
-            probabilities[rows[sure]] = answer[sure]
-            exits[rows[sure]] = exit
-            if sure.all():
-                break
-            if sure.any():
-                unsure = np.flatnonzero(~sure)
-                tensors = [tf.gather(x, unsure) for x in tensors]
-                rows = rows[unsure]
-        return probabilities, exits
+        from keras_resadapt.inference.adaptive import adaptive_logits
+        from keras_resadapt.inference.stages import freeze_stages
+
+        size = self.resolution
+        stages = freeze_stages(self.model, self.thresholds.temperatures, size)
+        thresholds = tf.constant(self.thresholds.values, tf.float32)
+
+        def run(images):
+            logits, exits = adaptive_logits(stages, images, thresholds)
+            return tf.nn.softmax(logits), exits
+
+        spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+        compiled = tf.function(run, input_signature=[spec], autograph=False)
+        return compiled.get_concrete_function()
 
     def predict(self, images) -> AdaptivePrediction:
         """Predicts for any number of images, from none to thousands.
@@ -132,21 +119,21 @@ class AdaptivePredictor:
             ValueError: For images of another shape or with pixels that are
                 not finite, and where the last exit says nothing but NaN.
         """
-        shape = (None, self.resolution, self.resolution, 3)
-        if len(np.shape(images)) != 4 or np.shape(images)[1:] != shape[1:]:
+        images = np.asarray(keras.ops.convert_to_numpy(images), "float32")
+        shape = (self.resolution, self.resolution, 3)
+        if images.ndim != 4 or images.shape[1:] != shape:
             raise ValueError(
-                f"`images` must have shape {shape}. "
-                f"Received: shape {np.shape(images)}"
+                f"`images` must have shape {(None, *shape)}. "
+                f"Received: shape {images.shape}"
             )
         check_finite(images, "`images`")
         probabilities = [np.zeros((0, self.model.num_classes), "float32")]
         exits = [np.zeros(0, "int32")]
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            for done, new in zip(
-                (probabilities, exits), self._predict_batch(batch)
-            ):
-                done.append(new)
+            answers = self._run(keras.ops.convert_to_tensor(batch))
+            for done, new in zip((probabilities, exits), answers):
+                done.append(new.numpy())
         probabilities, exits = map(np.concatenate, (probabilities, exits))
         if not np.isfinite(probabilities).all():
             raise ValueError(

@@ -67,8 +67,9 @@ def check_finite(images, name: str) -> None:
         images: Array or tensor of shape (batch, height, width, 3).
         name: What they are, for the message.
     """
-    finite = np.isfinite(ops.convert_to_numpy(images)).all(axis=(1, 2, 3))
+    finite = np.isfinite(ops.convert_to_numpy(images))
     if not finite.all():
+        finite = finite.all(axis=(1, 2, 3))
         rows = np.flatnonzero(~finite)
         raise ValueError(
             f"{name} must hold finite pixel values. Received: NaN or infinity "
