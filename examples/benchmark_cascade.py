@@ -48,6 +48,7 @@ flags.DEFINE_list("batch_sizes", ["1", "16", "128"], "Pictures a pass.")
 flags.DEFINE_integer("batches", 8, "Different batches of each size.")
 flags.DEFINE_integer("singles", 64, "Different pictures for size 1.")
 flags.DEFINE_integer("rounds", 9, "Timed passes of each batch.")
+flags.DEFINE_bool("freeze", False, "Export with the weights as constants.")
 flags.DEFINE_list("contestants", None, "By default all.")
 
 
@@ -61,7 +62,8 @@ def contestants(model, thresholds, folder):
     predictor = inference.AdaptivePredictor(model, thresholds)
     path = os.path.join(folder, "1")
     export.export_saved_model(
-        model, path, thresholds=thresholds, warmup_batch_sizes=()
+        model, path, thresholds=thresholds, warmup_batch_sizes=(),
+        freeze=FLAGS.freeze,
     )
     exported = tf.saved_model.load(path)
     signatures = exported.signatures

@@ -41,6 +41,11 @@ _THRESHOLDS = flags.DEFINE_string(
     None,
     "For a cascade: the file of `Thresholds.save`, for `adaptive_default`.",
 )
+_FREEZE = flags.DEFINE_bool(
+    "freeze",
+    False,
+    "Weights as constants: faster, stored once for each signature.",
+)
 
 
 def read_class_names(path: str) -> list[str]:
@@ -108,6 +113,7 @@ def main(argv):
         crop_fraction=_CROP_FRACTION.value,
         warmup_batch_sizes=_WARMUP_BATCH_SIZES.value,
         thresholds=_THRESHOLDS.value and Thresholds.load(_THRESHOLDS.value),
+        freeze=_FREEZE.value,
     )
     print(table(description))
     size = folder_bytes(_OUTPUT.value) / 1e6

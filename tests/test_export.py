@@ -301,6 +301,21 @@ def test_weights_are_stored_once(tmp_path):
     assert sum(f.stat().st_size for f in stored) < 1.02 * weights
 
 
+def test_frozen_weights_give_the_same_answers(model, tmp_path):
+    point = model.operating_points[2]
+    export.export_saved_model(
+        model, tmp_path / "1", points=[point], encoded=False, freeze=True
+    )
+    signature = tf.saved_model.load(tmp_path / "1").signatures["r16"]
+    images = pixels(3, 16)
+    np.testing.assert_allclose(
+        signature(images=images)["logits"],
+        model.logits(images, point),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 # === Beside the model ===
 
 

@@ -177,6 +177,30 @@ def test_description(path, model, thresholds):
     ]
 
 
+def test_frozen(model, thresholds, signatures, tmp_path, images):  # noqa: F811
+    export.export_saved_model(
+        model, tmp_path / "1", list("abcde"), thresholds=thresholds,
+        encoded=False, freeze=True, points=model.operating_points[1:2],
+    )
+    assert sorted(export.replay_warmup(tmp_path / "1")) == sorted(
+        ["exit1", *SIGNATURES[3:]]
+    )
+    frozen = tf.saved_model.load(str(tmp_path / "1")).signatures
+    for name in ("exit1", "adaptive_default", "serving_default"):
+        for rows in (257, 0):
+            got = frozen[name](images=images[:rows])
+            expected = signatures[
+                name.replace("serving_default", "adaptive_default")
+            ](images=images[:rows])
+            assert set(got) == set(expected)
+            for key in ("logits", "probabilities"):
+                np.testing.assert_allclose(
+                    got[key], expected[key], rtol=1e-4, atol=1e-5
+                )
+        if "exits" in got:
+            np.testing.assert_array_equal(got["exits"], expected["exits"])
+
+
 def test_weights_are_stored_once(path, model):
     weights = sum(w.numpy().nbytes for w in model.weights)
     stored = (path / "variables").glob("*.data-*")

@@ -12,7 +12,9 @@ import tensorflow as tf
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.export.warmup import write_warmup_requests
 from keras_resadapt.inference.adaptive import adaptive_logits
+from keras_resadapt.inference.frozen import freeze as freeze_function
 from keras_resadapt.inference.stages import cascade_stages
+from keras_resadapt.inference.stages import freeze_stages
 from keras_resadapt.inference.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
@@ -35,6 +37,7 @@ def export_saved_model(
     model_name: str | None = None,
     warmup_batch_sizes: Sequence[int] = (1,),
     thresholds: Thresholds | Sequence[float] | None = None,
+    freeze: bool = False,
 ) -> dict:
     """Exports a classifier for TensorFlow Serving, or any TensorFlow runtime.
 
@@ -94,6 +97,11 @@ def export_saved_model(
         thresholds: For a cascade: what `inference.calibrate` found, or plain
             numbers, for `"adaptive_default"`. Their temperatures divide the
             logits in both adaptive signatures.
+        freeze: Store the weights as constants, once for each signature that
+            takes pixels and is not another one's default. TensorFlow then
+            folds and lays them out once and not in every request: a small
+            network answers a single image about three times as fast, from a
+            file that is larger by as much as there are signatures.
 
     Returns:
         The content of `operating_points.json`.
@@ -134,7 +142,7 @@ def export_saved_model(
     try:
         signatures = _write_signatures(
             model, unfinished, points, class_names, encoded, crop_fraction,
-            thresholds,
+            thresholds, freeze,
         )
         write_warmup_requests(
             unfinished,
@@ -169,7 +177,8 @@ def export_saved_model(
 
 
 def _write_signatures(
-    model, folder, points, class_names, encoded, crop_fraction, thresholds
+    model, folder, points, class_names, encoded, crop_fraction, thresholds,
+    freeze,
 ) -> dict[str, list[tf.TensorSpec]]:
     """Writes the SavedModel; returns what each signature takes."""
     archive = keras.export.ExportArchive()
@@ -199,12 +208,12 @@ def _write_signatures(
         if point == default and thresholds is None:
             names.append(_DEFAULT)
         size = model.resolution_of(point)
-        add(names, _pixels(model, point, class_names), size)
+        add(names, _pixels(model, point, class_names, freeze), size)
     if isinstance(model, Cascade):
         spec = tf.TensorSpec(
             (model.num_exits - 1,), tf.float32, name="thresholds"
         )
-        adaptive = _adaptive(model, class_names, thresholds)
+        adaptive = _adaptive(model, class_names, thresholds, freeze)
         add([_ADAPTIVE], adaptive, model.resolution, spec)
         if thresholds is not None:
             values = thresholds.values
@@ -220,25 +229,37 @@ def _default_point(model, points) -> OperatingPoint:
     return points[-1] if isinstance(model, Cascade) else points[0]
 
 
-def _pixels(model, point, class_names) -> Callable:
+def _pixels(model, point, class_names, freeze) -> Callable:
     """The endpoint that takes pixels."""
+
+    def logits(images):
+        return model.logits(images, point)
+
+    if freeze:
+        size = model.resolution_of(point)
+        spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+        frozen = freeze_function(logits, [spec])
+        logits = lambda images: frozen(images)[0]
 
     def answer(images):
         rows = tf.shape(images)[0]
-        logits = model.logits(_check_pixels(images), point)[:rows]
-        return _answer(logits, class_names)
+        return _answer(logits(_check_pixels(images))[:rows], class_names)
 
     return answer
 
 
-def _adaptive(model, class_names, thresholds) -> Callable:
+def _adaptive(model, class_names, thresholds, freeze) -> Callable:
     """The endpoint that stops at the first exit that is sure."""
     temperatures = (
         (1.0,) * model.num_exits
         if thresholds is None
         else thresholds.temperatures
     )
-    stages = cascade_stages(model, temperatures)
+    stages = (
+        freeze_stages(model, temperatures, model.resolution)
+        if freeze
+        else cascade_stages(model, temperatures)
+    )
     madds = tf.constant([row.madds for row in model.profile()], tf.int64)
 
     def answer(images, thresholds):
