@@ -98,6 +98,7 @@ def test_budgeted(held_out):
     test = draw(2000, seed=1)
     rows = budgeted(held_out, test, budgets=5)
     assert [row.budget for row in rows] == [100, 175, 250, 325, 400]
+    assert rows == budgeted(held_out, test, np.linspace(100, 400, 5))
     for row in rows:
         assert row.madds == cost(test, row.thresholds)
         assert row.accuracy == accuracy(test, row.thresholds)

@@ -2,6 +2,7 @@
 
 from keras_resadapt.inference.adaptive_predictor import AdaptivePrediction
 from keras_resadapt.inference.adaptive_predictor import AdaptivePredictor
+from keras_resadapt.inference.calibration import METHODS
 from keras_resadapt.inference.calibration import calibrate
 from keras_resadapt.inference.evaluation import BudgetedRow
 from keras_resadapt.inference.evaluation import anytime

@@ -107,7 +107,7 @@ def budgeted(
         A row a budget. `[(row.madds, row.accuracy) for row in rows]` is a
         sweep for `analysis.plot_accuracy_cost`.
     """
-    if hasattr(budgets, "__index__"):
+    if isinstance(budgets, int):
         budgets = np.linspace(held_out.madds[0], held_out.madds[-1], budgets)
     rows = []
     for budget in budgets:
