@@ -20,6 +20,7 @@ from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
 )
 from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.models.weights import load_weights_file
 
 
 class ScaleNetwork(Block):
@@ -219,17 +220,6 @@ class MSNet(Cascade):
         return cls(**{**config, "backbone": backbone})
 
 
-def _load(model: MSNet, weights: str | None) -> MSNet:
-    if weights is not None:
-        if not str(weights).endswith(".weights.h5"):
-            raise ValueError(
-                "`weights` must be None or the path of a `.weights.h5` file. "
-                f"Received: weights={weights!r}"
-            )
-        model.load_weights(weights)
-    return model
-
-
 def MSResNet18(
     num_classes: int = 1000,
     resolutions: Sequence[int] = (256, 128),
@@ -258,7 +248,7 @@ def MSResNet18(
     model = MSNet(
         backbone, num_classes, resolutions, preprocessing, name=name, **kwargs
     )
-    return _load(model, weights)
+    return load_weights_file(model, weights)
 
 
 def MSMobileNet(
@@ -287,7 +277,7 @@ def MSMobileNet(
     model = MSNet(
         backbone, num_classes, resolutions, preprocessing, name=name, **kwargs
     )
-    return _load(model, weights)
+    return load_weights_file(model, weights)
 
 
 def MSDenseNet121(
@@ -318,4 +308,4 @@ def MSDenseNet121(
     model = MSNet(
         backbone, num_classes, resolutions, preprocessing, name=name, **kwargs
     )
-    return _load(model, weights)
+    return load_weights_file(model, weights)

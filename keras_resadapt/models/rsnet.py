@@ -19,6 +19,7 @@ from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
 )
 from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.weights import load_weights_file
 from keras_resadapt.operating_point import OperatingPoint
 
 
@@ -261,19 +262,6 @@ class RSNet(Classifier):
 RESOLUTIONS = (224, 192, 160, 128, 96)
 
 
-def _load(model: RSNet, weights: str | None) -> RSNet:
-    if weights is not None:
-        if not str(weights).endswith(".weights.h5"):
-            raise ValueError(
-                "`weights` must be None or the path of a `.weights.h5` file. "
-                "For a PyTorch checkpoint, build the model without and call "
-                "`keras_resadapt.convert.load_pytorch_state_dict`. "
-                f"Received: weights={weights!r}"
-            )
-        model.load_weights(weights)
-    return model
-
-
 def _rs_resnet(
     num_classes,
     resolutions,
@@ -302,7 +290,7 @@ def _rs_resnet(
         ),
         **kwargs,
     )
-    return _load(model, weights)
+    return load_weights_file(model, weights)
 
 
 def RSNet18(
@@ -448,4 +436,4 @@ def RSMobileNetV2(
         name=name,
         **kwargs,
     )
-    return _load(model, weights)
+    return load_weights_file(model, weights)
