@@ -3,6 +3,7 @@
 import json
 import os
 
+from absl import app
 from absl import flags
 
 from keras_resadapt import analysis
@@ -21,6 +22,16 @@ flags.DEFINE_float(
     "Mean multiply-adds an image for which thresholds.json is made; by "
     "default half way between the first exit's and the last one's.",
 )
+
+
+def check_budget(model) -> None:
+    """Refuses a `--max_madds` out of range, before the training."""
+    madds = [row.madds for row in model.profile()]
+    if FLAGS.max_madds and not madds[0] <= FLAGS.max_madds <= madds[-1]:
+        raise app.UsageError(
+            f"--max_madds={FLAGS.max_madds} must be from {madds[0]}, the first "
+            f"exit's cost, to {madds[-1]}, the last one's."
+        )
 
 
 def report(model, sources) -> None:

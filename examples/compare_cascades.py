@@ -33,6 +33,8 @@ def main(_):
     anytime, sweeps, logits = {}, {}, {}
     for run in FLAGS.runs:
         name = os.path.basename(os.path.normpath(run))
+        if name in logits:
+            raise app.UsageError(f"Two runs are named {name!r}: rename one.")
         held_out, test = logits[name] = [
             inference.PointLogits.load(os.path.join(run, f"{part}_logits.npz"))
             for part in ("held_out", "validation")
@@ -45,11 +47,12 @@ def main(_):
             for _, madds, accuracy in anytime[name]
         ))
 
-    budgets = np.linspace(
-        max(held_out.madds[0] for held_out, _ in logits.values()),
-        min(held_out.madds[-1] for held_out, _ in logits.values()),
-        FLAGS.budgets,
-    )
+    lowest = max(held_out.madds[0] for held_out, _ in logits.values())
+    highest = min(held_out.madds[-1] for held_out, _ in logits.values())
+    budgets = np.linspace(lowest, highest, FLAGS.budgets)
+    if lowest > highest:
+        print("There is no budget that all can keep.")
+        budgets = []
     table = {
         name: inference.budgeted(held_out, test, budgets, FLAGS.method)
         for name, (held_out, test) in logits.items()

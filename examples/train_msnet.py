@@ -61,12 +61,14 @@ def build_model(num_classes: int) -> keras_resadapt.MSNet:
     for name in ("depths", "filters"):
         values = getattr(FLAGS, name)
         architecture[name] = values and [int(value) for value in values]
-    return MODELS[FLAGS.model](
+    model = MODELS[FLAGS.model](
         num_classes,
         [int(r) for r in FLAGS.resolutions],
         FLAGS.preprocessing,
         **{k: v for k, v in architecture.items() if v is not None},
     )
+    cascade_report.check_budget(model)
+    return model
 
 
 def main(_):

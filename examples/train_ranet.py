@@ -83,13 +83,15 @@ def build_model(num_classes: int):
         for name in ("resolution", "preprocessing")
         if getattr(FLAGS, name) is not None
     }
-    return MODELS[FLAGS.model](
+    model = MODELS[FLAGS.model](
         num_classes,
         gradient_equilibrium=FLAGS.gradient_equilibrium,
         distillation_weight=FLAGS.distillation_weight,
         temperature=FLAGS.temperature,
         **changes,
     )
+    cascade_report.check_budget(model)
+    return model
 
 
 def main(_):

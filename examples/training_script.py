@@ -73,6 +73,11 @@ class Sources:
     validation: data.ImageSource
     held_out: data.ImageSource | None = None
 
+    def all(self) -> list[data.ImageSource]:
+        """Those that there are."""
+        sources = (self.train, self.validation, self.held_out)
+        return [source for source in sources if source is not None]
+
 
 def run(
     recipe: training.Recipe,
@@ -109,6 +114,11 @@ def run(
         if resumed:
             model, epochs = resumed
             print(f"Resuming after epoch {epochs}.")
+            if epochs >= recipe.epochs and model.optimizer.use_ema:
+                # What the end of `fit` would have done
+                model.optimizer.finalize_variable_values(
+                    model.trainable_variables
+                )
         else:
             model, epochs = build_model(sources.train.num_classes), 0
             compile_model(model, recipe, steps)
@@ -133,7 +143,7 @@ def run(
         file.writelines(f"{name}\n" for name in names)
     samples = os.path.join(FLAGS.output_dir, "samples")
     save_samples(sources.validation, samples)
-    for source in (sources.train, sources.validation):
+    for source in sources.all():
         if broken := data.check_pictures(source):
             print(
                 f"{len(broken)} pictures of {source.name} could not be "
@@ -155,6 +165,7 @@ def load_sources(held_out: float) -> Sources:
     if not held_out:
         return Sources(train_source, validation)
     rest, kept = train_source.hold_out(held_out)
+    data.check_pictures(kept)  # now, and not after the training
     return Sources(rest, validation, kept)
 
 
@@ -247,7 +258,7 @@ def train(
             callbacks=callbacks,
         )
     except tf.errors.InvalidArgumentError:
-        for source in (sources.train, sources.validation):
+        for source in sources.all():
             data.check_pictures(source)  # names what cannot be decoded
         raise
     except KeyboardInterrupt:

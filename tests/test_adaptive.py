@@ -11,6 +11,7 @@ from conftest import randomize
 from keras_resadapt import inference
 from keras_resadapt.inference import AdaptivePredictor
 from keras_resadapt.inference import Thresholds
+from keras_resadapt.inference.fingerprint import model_fingerprint
 from keras_resadapt.layers import resize_bilinear
 
 
@@ -121,6 +122,37 @@ def test_not_a_number_is_not_sure(images):
         AdaptivePredictor(model, [0, 0]).predict(images[:3])
 
 
+def test_saturated_confidences(images):
+    """The predictor and the simulation agree, whatever the batch size."""
+    keras.utils.set_random_seed(1)
+    model = randomize(make_tiny_cascade())
+    for weight in model.weights:
+        if "classifier" in weight.path and weight.path.endswith("dense/kernel"):
+            weight.assign(weight * 100)
+    labels = np.arange(64) % 5
+    collected = inference.collect_logits(
+        model, [(images[:64], labels)], verbose=False
+    )
+    assert (collected.confidence[0] > 1 - 1e-6).mean() > 0.3
+    for values in ([1, 1], [1 - 1e-5, 0.5]):
+        expected = inference.simulate(collected, values).exits
+        assert (expected == 2).all() == (values == [1, 1])
+        for batch_size in (1, 64):
+            predictor = AdaptivePredictor(model, values, batch_size)
+            got = predictor.predict(images[:64]).exits
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_the_fingerprint_is_of_what_was_trained(tiny):
+    model = keras_resadapt.ResolutionCascade(tiny)
+    before = model_fingerprint(model)
+    tiny.compile("sgd")
+    tiny.trainable = False
+    assert model_fingerprint(model) == before
+    tiny.alpha.assign(tiny.alpha + 1)
+    assert model_fingerprint(model) != before
+
+
 def test_thresholds_travel_with_the_model(cascade, collected, tmp_path):
     thresholds = inference.calibrate(
         collected, max_madds=np.mean(collected.madds)
@@ -160,6 +192,12 @@ def test_bad_arguments(cascade, tiny, images, tmp_path, monkeypatch):
         AdaptivePredictor(tiny, [0.5, 0.5])
     with pytest.raises(ValueError, match="batch_size=0"):
         AdaptivePredictor(cascade, [0.5, 0.5], batch_size=0)
+    for resolution in (0, -3, 32.0, "32"):
+        with pytest.raises(ValueError, match="`resolution` must be"):
+            AdaptivePredictor(cascade, [0, 0], resolution=resolution)
+    for values in (0.5, None, [[0.5, 0.5]], "thresholds.json"):
+        with pytest.raises(ValueError, match="sequence of numbers"):
+            AdaptivePredictor(cascade, values)
     with pytest.raises(ValueError, match="Images must have|`images` must"):
         AdaptivePredictor(cascade, [0, 0]).predict(images[:, :16])
     with pytest.raises(ValueError, match="`temperatures`"):
@@ -170,6 +208,8 @@ def test_bad_arguments(cascade, tiny, images, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="needs the TensorFlow backend"):
         AdaptivePredictor(cascade, [0.5, 0.5])
+    with pytest.raises(RuntimeError, match="`measure_exit_latency` needs"):
+        inference.measure_exit_latency(cascade)
 
 
 def test_exit_latency(cascade):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from keras_resadapt import OperatingPoint
 from keras_resadapt import inference
 from keras_resadapt.inference import PointLogits
 from keras_resadapt.inference import anytime
@@ -144,6 +145,22 @@ def test_search_finds_the_best_of_all():
         assert accuracy(few, found) == best and cost(few, found) <= budget
 
 
+def test_ties(held_out):
+    """Confidences of a few values, some of them 1: no worse than the rule,
+    and at the largest budget all images reach the last exit."""
+    logits = np.round(held_out.logits * 2) * 4
+    few = PointLogits(logits, held_out.labels, MADDS, held_out.names)
+    assert len(np.unique(few.confidence[0])) < 100
+    assert (few.confidence[0] == 1).mean() > 0.05
+    for budget in (150, 250, 400):
+        searched = calibrate(few, max_madds=budget)
+        rule = calibrate(few, max_madds=budget, method="geometric")
+        assert max(cost(few, searched), cost(few, rule)) <= budget
+        assert accuracy(few, searched) >= accuracy(few, rule)
+    assert (simulate(few, rule).exits == 2).all()
+    assert (simulate(few, [1, 1]).exits == 2).all()
+
+
 def test_milliseconds(held_out):
     exit_ms = [1.0, 5.0, 6.0]
     thresholds = calibrate(held_out, max_ms=2.0, exit_ms=exit_ms)
@@ -217,7 +234,9 @@ def test_more_data_promise_more():
         ({"max_madds": 200, "max_accuracy_loss": 0.1}, "exactly one of"),
         ({"max_madds": 99}, "from 100, the first exit's cost.*max_madds=99"),
         ({"max_madds": 401}, "to 400, the last one's.*max_madds=401"),
-        ({"max_ms": 1.0}, "`max_ms` needs `exit_ms`"),
+        ({"max_ms": 1.0}, "`max_ms` and `exit_ms`.*go together"),
+        ({"max_madds": 200, "exit_ms": [1, 2, 3]}, "go together"),
+        ({"max_ms": 1, "exit_ms": [1, 2, np.inf]}, "3 increasing"),
         ({"max_ms": 9, "exit_ms": [1, 2, 3]}, "to 3, the last one's"),
         ({"max_ms": 1, "exit_ms": [1, 3]}, "3 increasing positive numbers"),
         ({"max_ms": 1, "exit_ms": [1, 3, 2]}, "3 increasing"),
@@ -245,6 +264,36 @@ def test_bad_data(held_out):
     )
     with pytest.raises(ValueError, match="the cheapest first"):
         calibrate(backwards, max_madds=200)
+    with pytest.raises(ValueError, match="the cheapest first"):
+        simulate(backwards, [0.5, 0.5])
+    with pytest.raises(ValueError, match="`budgets`.*0"):
+        budgeted(held_out, held_out, 0)
+
+
+def test_collecting_at_another_size(tiny_cascade):
+    """The cost is that of the images that ran."""
+    images, labels = np.zeros((2, 24, 24, 3)), np.array([0, 1])
+    collected = collect_logits(
+        tiny_cascade, [(images, labels)], verbose=False
+    )
+    assert collected.madds == tuple(
+        row.madds for row in tiny_cascade.profile(resolution=24)
+    )
+    larger = np.zeros((2, 32, 32, 3))
+    for data, match in (
+        ([(images, labels), (larger, labels)], "have the same size"),
+        ([(images, labels[:1])], "Batch 1 of `data`.*2 images, 1 labels"),
+        ([(images[:0], labels[:0])], "0 images, 0 labels"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            collect_logits(tiny_cascade, data, verbose=False)
+    for point in (
+        OperatingPoint(exit=0, resolution=16), OperatingPoint(resolution=32)
+    ):
+        with pytest.raises(ValueError, match="must be exits from 0 to 2"):
+            collect_logits(
+                tiny_cascade, [(images, labels)], [point], verbose=False
+            )
 
 
 def _rest(collected):

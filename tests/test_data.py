@@ -654,6 +654,6 @@ def test_hold_out():
     places = [everything.index(name) for name in away]
     assert set(np.diff(places)) == {10}  # evenly spread
     assert "held out" in held.name and rest.class_names == held.class_names
-    for share in (0, 1, 1.5, 1e-6):
+    for share in (0, 1, 1.5, 1e-6, float("nan")):
         with pytest.raises(ValueError, match="share must be in"):
             source.hold_out(share)

@@ -79,8 +79,25 @@ class TestRecipe:
         rate = recipe.optimizer(
             20, 64, gradient_accumulation_steps=4
         )._learning_rate
-        np.testing.assert_allclose(rate(10), 0.1)
-        np.testing.assert_allclose(rate(50), 0, atol=1e-7)
+        np.testing.assert_allclose(rate(20), 0.05)
+        np.testing.assert_allclose(rate(40), 0.1)
+        np.testing.assert_allclose(rate(200), 0, atol=1e-7)
+
+    def test_the_schedule_lasts_as_long_as_the_training(self):
+        """With accumulation too: Keras counts steps there, not updates."""
+        recipe = training.Recipe(4, 0.1, 0, batch_size=16, milestones=(0.5,))
+        optimizer = recipe.optimizer(10, 8, gradient_accumulation_steps=2)
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(optimizer, loss="mse")
+        rates = []
+        record = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: rates.append(
+                float(optimizer.learning_rate)
+            )
+        )
+        x = np.zeros((80, 1), "float32")
+        model.fit(x, x, 8, epochs=4, verbose=0, callbacks=[record])
+        np.testing.assert_allclose(rates, [0.1] * 20 + [0.01] * 20)
 
     def test_multi_step(self):
         recipe = training.RANET_CIFAR
@@ -100,6 +117,8 @@ class TestRecipe:
         )
         imagenet = training.RANET_IMAGENET.optimizer(3, 256)._learning_rate
         assert imagenet.milestones == (90, 180)
+        with pytest.raises(ValueError, match="shares of the epochs"):
+            training.Recipe(10, 0.1, 0, milestones=(30, 60))
         with pytest.raises(ValueError, match="increasing order"):
             training.MultiStepDecay(0.1, [20, 10])
 

@@ -66,8 +66,8 @@ class ImageSource:
         Args:
             share: of the pictures that are held out, in (0, 1); at least one is, and at least one is not.
         """
-        count = int(self.num_examples * share)
-        if not 0 < share < 1 or not 0 < count < self.num_examples:
+        count = int(self.num_examples * share) if 0 < share < 1 else 0
+        if not 0 < count < self.num_examples:
             raise ValueError(
                 f"share must be in (0, 1) and divide the {self.num_examples} pictures of {self.name} in two; got {share!r}."
             )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.export.warmup import write_warmup_requests
 from keras_resadapt.inference.adaptive import adaptive_logits
+from keras_resadapt.inference.backend import require_tensorflow
 from keras_resadapt.inference.frozen import freeze as freeze_function
 from keras_resadapt.inference.stages import cascade_stages
 from keras_resadapt.inference.stages import freeze_stages
@@ -112,12 +113,7 @@ def export_saved_model(
         FileExistsError: If there is something at `path`.
         ValueError: For an argument out of its range.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "`export_saved_model` needs the TensorFlow backend: set "
-            "KERAS_BACKEND=tensorflow and load the model again. The backend "
-            f"is {keras.backend.backend()!r}."
-        )
+    require_tensorflow("export_saved_model")
     if not isinstance(model, Classifier):
         raise TypeError(
             "`model` must be a classifier of this package, such as an "

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from keras_resadapt.inference.thresholds import MOST_SURE
+
 
 def adaptive_logits(
     stages: Sequence[Callable], images: tf.Tensor, thresholds
@@ -30,7 +32,9 @@ def adaptive_logits(
         exits = tf.fill(tf.shape(logits)[:1], exit)
         if exit == len(stages) - 1:
             return logits, exits
-        confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+        confidence = tf.minimum(
+            tf.reduce_max(tf.nn.softmax(logits), axis=-1), MOST_SURE
+        )
         # TensorFlow optimizes `not (a >= b)` to `a < b`, false for NaN.
         unsure = tf.where(
             tf.math.is_nan(confidence) | (confidence < thresholds[exit])

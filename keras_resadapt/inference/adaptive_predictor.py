@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_resadapt.inference.backend import require_tensorflow
 from keras_resadapt.inference.batches import check_finite
+from keras_resadapt.inference.exit_latency import check_resolution
 from keras_resadapt.inference.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 
@@ -37,8 +39,8 @@ class AdaptivePredictor:
 
     Args:
         model: A `Cascade`.
-        thresholds: `Thresholds`, such as `calibrate` finds, or a number in
-            [0, 1] for every exit but the last.
+        thresholds: `Thresholds`, such as `calibrate` finds, or a sequence
+            with a number in [0, 1] for each exit but the last.
         batch_size: Images that run together; more of them are split.
         resolution: Height and width of the images, by default the model's
             own.
@@ -63,11 +65,7 @@ class AdaptivePredictor:
         batch_size: int = 128,
         resolution: int | None = None,
     ):
-        if keras.backend.backend() != "tensorflow":
-            raise RuntimeError(
-                "`AdaptivePredictor` needs the TensorFlow backend. The "
-                f"backend is {keras.backend.backend()!r}."
-            )
+        require_tensorflow("AdaptivePredictor")
         if not isinstance(model, Cascade):
             raise TypeError(
                 "`model` must be a `Cascade`, such as a `RANet`. An `RSNet` "
@@ -83,7 +81,7 @@ class AdaptivePredictor:
         self.thresholds.check(model)
         self.model = model
         self.batch_size = batch_size
-        self.resolution = resolution or model.resolution
+        self.resolution = check_resolution(model, resolution)
         self._madds = np.array(
             [row.madds for row in model.profile(resolution=self.resolution)]
         )

@@ -25,7 +25,7 @@ def labelled_batches(
 
     Raises:
         ValueError: No batch, a batch that is not a pair, labels that are not
-            class indices, or pixels that are not finite.
+            class indices or not one an image, or pixels that are not finite.
     """
     try:
         length = len(data)
@@ -49,6 +49,11 @@ def labelled_batches(
                 f"Received: {labels.dtype} of shape {labels.shape}"
             )
         for view in images if isinstance(images, (tuple, list)) else (images,):
+            if len(view) != len(labels) or not len(labels):
+                raise ValueError(
+                    f"Batch {number} of `data` must have a label an image. "
+                    f"Received: {len(view)} images, {len(labels)} labels"
+                )
             check_finite(view, f"Batch {number} of `data`")
         yield images, labels
         progress.update(number)

@@ -8,6 +8,7 @@ from keras_resadapt.inference.point_logits import PointLogits
 from keras_resadapt.inference.point_logits import softmax
 from keras_resadapt.inference.temperature import fit_temperatures
 from keras_resadapt.inference.threshold_search import ThresholdSearch
+from keras_resadapt.inference.thresholds import MOST_SURE
 from keras_resadapt.inference.thresholds import Thresholds
 
 METHODS = ("search", "geometric")
@@ -51,7 +52,7 @@ def calibrate(
             `measure_exit_latency` measures them.
         max_accuracy_loss: In (0, 1).
         confidence: Of the promise, in (0, 1).
-        method: For a budget: `"search"`, the most accurate thresholds that a
+        method: For a budget, not for a promise: `"search"`, the most accurate thresholds that a
             direct search finds, or `"geometric"`, MSDNet's rule.
         temperature_scaling: Fit a temperature an exit first; see
             `fit_temperatures`.
@@ -71,6 +72,12 @@ def calibrate(
         raise ValueError(
             "Give exactly one of `max_madds`, `max_ms` and "
             f"`max_accuracy_loss`. Received: {goals}"
+        )
+    if (exit_ms is None) != (max_ms is None):
+        raise ValueError(
+            "`max_ms` and `exit_ms`, the milliseconds of each exit on this "
+            "machine, go together: `measure_exit_latency(model, batch_size)` "
+            f"gives them. Received: max_ms={max_ms}, exit_ms={exit_ms}"
         )
     costs = np.array(held_out.madds, "float64")
     if max_accuracy_loss is not None:
@@ -128,8 +135,8 @@ def _promise(held_out, costs, max_loss, confidence, temperature_scaling):
         raise ValueError(
             f"{len(held_out.labels)} images cannot support the promise: the "
             f"accuracy loss is at most {bound:.4f} with confidence "
-            f"{confidence}, even where hardly an image leaves early. Collect "
-            "more images, or allow more. "
+            f"{confidence}, even where no image leaves early. Collect more "
+            "images, or allow more. "
             f"Received: max_accuracy_loss={max_loss}"
         )
     return Thresholds(tuple(accepted), temperatures, held_out.fingerprint)
@@ -160,8 +167,9 @@ def _temperatures(held_out, temperature_scaling):
 
 def _search(held_out, temperatures, costs) -> ThresholdSearch:
     temperatures = np.array(temperatures, "float32")[:, None, None]
+    confidence = softmax(held_out.logits / temperatures).max(axis=-1)
     return ThresholdSearch(
-        softmax(held_out.logits / temperatures).max(axis=-1),
+        np.minimum(confidence, np.float32(MOST_SURE)),
         held_out.correct,
         costs,
     )
@@ -172,11 +180,7 @@ def _check(held_out, method):
         raise ValueError(
             f"`method` must be one of {METHODS}. Received: method={method!r}"
         )
-    if not np.all(np.diff(held_out.madds) > 0):
-        raise ValueError(
-            "`held_out` must hold the exits of a cascade, the cheapest "
-            f"first. Received: {held_out.names} of {held_out.madds} MAdds"
-        )
+    held_out.check_cascade()
     classes = np.unique(held_out.labels)
     if len(classes) < 2:
         raise ValueError(
@@ -186,13 +190,12 @@ def _check(held_out, method):
 
 
 def _check_exit_ms(exit_ms, number) -> np.ndarray:
-    if exit_ms is None:
-        raise ValueError(
-            "`max_ms` needs `exit_ms`, the milliseconds of each exit on this "
-            "machine: `measure_exit_latency(model, batch_size)` gives them."
-        )
     costs = np.asarray(exit_ms, "float64")
-    if costs.shape != (number,) or not (np.diff(costs, prepend=0) > 0).all():
+    if (
+        costs.shape != (number,)
+        or not np.isfinite(costs).all()
+        or not (np.diff(costs, prepend=0) > 0).all()
+    ):
         raise ValueError(
             f"`exit_ms` must hold {number} increasing positive numbers, one "
             f"an exit. Received: exit_ms={exit_ms}"

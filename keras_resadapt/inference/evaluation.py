@@ -44,6 +44,7 @@ def simulate(
     Raises:
         ValueError: For thresholds of another number, or of another model.
     """
+    collected.check_cascade()
     thresholds = Thresholds.of(thresholds)
     if len(thresholds.values) != len(collected.names) - 1:
         raise ValueError(
@@ -107,8 +108,10 @@ def budgeted(
         A row a budget. `[(row.madds, row.accuracy) for row in rows]` is a
         sweep for `analysis.plot_accuracy_cost`.
     """
-    if isinstance(budgets, int):
-        budgets = np.linspace(held_out.madds[0], held_out.madds[-1], budgets)
+    if np.ndim(budgets) == 0:
+        if budgets < 1:
+            raise ValueError(f"`budgets` must be positive. Received: {budgets}")
+        budgets = np.linspace(held_out.madds[0], held_out.madds[-1], int(budgets))
     rows = []
     for budget in budgets:
         thresholds = calibrate(

@@ -3,8 +3,10 @@
 import statistics
 import time
 
+import keras
 import numpy as np
 
+from keras_resadapt.inference.backend import require_tensorflow
 from keras_resadapt.models.cascade import Cascade
 
 
@@ -25,7 +27,12 @@ def measure_exit_latency(
         batch_size: Images that run together.
         repeats: Timed passes, after two that are not.
         resolution: Height and width of the images, by default the model's.
+
+    Raises:
+        RuntimeError: On another backend.
+        ValueError: For an argument out of its range.
     """
+    require_tensorflow("measure_exit_latency")
     import tensorflow as tf
 
     from keras_resadapt.inference.stages import freeze_stages
@@ -35,7 +42,7 @@ def measure_exit_latency(
             "`batch_size` and `repeats` must be positive. Received: "
             f"batch_size={batch_size}, repeats={repeats}"
         )
-    size = resolution or model.resolution
+    size = check_resolution(model, resolution)
     stages = freeze_stages(model, (1.0,) * model.num_exits, size)
     images = tf.zeros((batch_size, size, size, 3))
     times = [[] for _ in stages]
@@ -49,3 +56,17 @@ def measure_exit_latency(
                 of_stage.append(time.perf_counter() - start)
     medians = [statistics.median(of_stage) for of_stage in times]
     return (1e3 / batch_size * np.cumsum(medians)).tolist()
+
+
+def check_resolution(model: Cascade, resolution: int | None) -> int:
+    """The resolution, or the model's own; a `ValueError` if the model cannot
+    run there."""
+    if resolution is None:
+        return model.resolution
+    if not isinstance(resolution, int) or resolution < 1:
+        raise ValueError(
+            "`resolution` must be a positive integer (pixels). "
+            f"Received: resolution={resolution!r}"
+        )
+    model.check_images(keras.KerasTensor((1, resolution, resolution, 3)))
+    return resolution

@@ -78,6 +78,15 @@ class PointLogits:
         """Its probability, float32 of shape (P, images)."""
         return softmax(self.logits).max(axis=-1)
 
+    def check_cascade(self) -> None:
+        """Raises a `ValueError` unless the points are exits in order of
+        cost."""
+        if not np.all(np.diff(self.madds) > 0):
+            raise ValueError(
+                "The logits must be those of a cascade's exits, the cheapest "
+                f"first. Received: {self.names} of {self.madds} MAdds"
+            )
+
     def take(self, rows) -> "PointLogits":
         """The same for some of the images, by row numbers or a mask."""
         return dataclasses.replace(
@@ -148,10 +157,9 @@ def collect_logits(
             f"Received: {type(model).__name__}"
         )
     points = tuple(points or model.operating_points)
-    run = _exits(model, points) if isinstance(model, Cascade) else _each_point(
-        model, points
-    )
-    logits, labels = [], []
+    is_cascade = isinstance(model, Cascade)
+    run = (_exits if is_cascade else _each_point)(model, points)
+    logits, labels, sizes = [], [], set()
     for images, batch_labels in labelled_batches(data, verbose):
         if batch_labels.min() < 0 or batch_labels.max() >= model.num_classes:
             raise ValueError(
@@ -159,12 +167,25 @@ def collect_logits(
                 f"classes of {model.name!r}. Received: "
                 f"{batch_labels.min()} to {batch_labels.max()}"
             )
+        if is_cascade:
+            if isinstance(images, (tuple, list)):
+                images = images_at(images, model.resolution)
+            sizes.add(tuple(images.shape[1:3]))
         logits.append(np.stack([np.asarray(z) for z in run(images)]))
         labels.append(batch_labels)
+    size = {}
+    if is_cascade:
+        (height, width), *others = sizes
+        if others or height != width:
+            raise ValueError(
+                "All images must be square and have the same size. "
+                f"Received: {sorted(sizes)} pixels"
+            )
+        size["resolution"] = height
     return PointLogits(
         np.concatenate(logits, axis=1),
         np.concatenate(labels),
-        tuple(row.madds for row in model.profile(points)),
+        tuple(row.madds for row in model.profile(points, **size)),
         tuple(point.name for point in points),
         model_fingerprint(model),
     )
@@ -189,7 +210,11 @@ def _each_point(model, points):
 def _exits(model, points):
     """The same for a cascade."""
     wanted = [point.exit for point in points]
-    if None in wanted or max(wanted) >= model.num_exits:
+    if any(
+        point != OperatingPoint(exit=point.exit)
+        or point.exit not in range(model.num_exits)
+        for point in points
+    ):
         raise ValueError(
             f"The points of {model.name!r} must be exits from 0 to "
             f"{model.num_exits - 1}. Received: points={points}"
@@ -204,9 +229,4 @@ def _exits(model, points):
             logits.append(of_exit)
         return [logits[exit] for exit in wanted]
 
-    def run(images):
-        if isinstance(images, (tuple, list)):
-            images = images_at(images, model.resolution)
-        return all_exits(ops.convert_to_tensor(images))
-
-    return run
+    return lambda images: all_exits(ops.convert_to_tensor(images))

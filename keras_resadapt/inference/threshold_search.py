@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_resadapt.inference.thresholds import MOST_SURE
+
 _STEPS = 200  # thresholds that a line search tries
 _ROUNDS = 10
 _SLOPES = np.geomspace(1e-3, 1e1, 41)
@@ -23,7 +25,8 @@ def first_sure_exit(
     Returns:
         int32 of shape (images,).
     """
-    sure = confidence[:-1] >= np.array(values, "float32")[:, None]
+    confidence = np.minimum(confidence[:-1], np.float32(MOST_SURE))
+    sure = confidence >= np.array(values, "float32")[:, None]
     always = np.ones((1, confidence.shape[1]), bool)
     return np.concatenate([sure, always]).argmax(axis=0).astype("int32")
 
@@ -33,7 +36,7 @@ class ThresholdSearch:
     """Held-out images, on which thresholds are tried.
 
     Attributes:
-        confidence: float32 of shape (exits, images).
+        confidence: float32 of shape (exits, images), at most `MOST_SURE`.
         correct: bool of shape (exits, images).
         costs: What an image costs that leaves at each exit; increasing.
     """
@@ -160,14 +163,14 @@ class ThresholdSearch:
         gain, saving = (np.append(0, np.cumsum(x)) for x in (gain, saving))
         cost = self.costs[exits].mean() - saving / number
 
-        leaving = np.linspace(0, len(order), min(_STEPS, len(order)) + 1)
-        leaving = np.rint(leaving).astype(int)
         ordered = self.confidence[exit, order]
         # Not between images of the same confidence
-        inside = leaving[(leaving > 0) & (leaving < len(order))]
-        inside = inside[ordered[inside - 1] > ordered[inside]]
-        ends = [len(order)] if ordered[0] >= 1 else [0, len(order)]
-        leaving = np.concatenate([inside, ends]).astype(int)
+        leaving = np.flatnonzero(ordered[:-1] > ordered[1:]) + 1
+        leaving = np.union1d(leaving, [0, len(order)])
+        steps = np.linspace(0, len(leaving) - 1, min(_STEPS, len(leaving)))
+        # The threshold as it is is a candidate: nothing gets worse.
+        old = int(np.sum(confidence >= np.float32(values[exit])))
+        leaving = np.union1d(leaving[np.rint(steps).astype(int)], [old])
         leaving = leaving[cost[leaving] <= budget]
         if not len(leaving):
             return values[exit]
@@ -176,10 +179,7 @@ class ThresholdSearch:
         best = leaving[np.lexsort((cost[leaving], -score.round(12)))[0]]
         new = _threshold(confidence, best)
         # Not for nothing: it would go round in circles.
-        old = int(np.sum(confidence >= np.float32(values[exit])))
-        if old == best:
-            return values[exit]
-        return new
+        return values[exit] if best == old else new
 
 
 def _threshold(confidence: np.ndarray, leaving: int) -> float:

@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from keras_resadapt.inference.fingerprint import model_fingerprint
 
 
+# A probability is never 1 but for rounding. All that are nearer to it than
+# rounding can tell count as this, so that a threshold of 1 keeps every image.
+MOST_SURE = 1 - 1e-5
+
+
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
     """The confidences at which images leave a cascade (RANet, equation 2).
 
     An image leaves at the first exit k whose largest probability
     `max softmax(logits_k / temperature_k)` is at least `values[k]`, and at the
-    last exit in any case.
+    last exit in any case. Probabilities above 1 - 1e-5 count as 1 - 1e-5: at a
+    threshold of 1 no image leaves.
 
     Args:
         values: A threshold in [0, 1] for every exit but the last.
@@ -29,7 +35,13 @@ class Thresholds:
     fingerprint: str | None = None
 
     def __post_init__(self):
-        values = tuple(float(value) for value in self.values)
+        try:
+            values = tuple(float(value) for value in self.values)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "Thresholds must be a sequence of numbers; files are read "
+                f"with `Thresholds.load`. Received: {self.values!r}"
+            ) from None
         if not all(0 <= value <= 1 for value in values):  # nor NaN
             raise ValueError(
                 f"Thresholds must be in [0, 1]. Received: values={values}"
@@ -54,7 +66,7 @@ class Thresholds:
         """Thresholds as they are, or of a sequence of plain numbers."""
         if isinstance(thresholds, cls):
             return thresholds
-        return cls(tuple(thresholds))
+        return cls(thresholds)
 
     def check(self, model) -> None:
         """Raises a `ValueError` unless they fit a cascade."""

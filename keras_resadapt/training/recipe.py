@@ -33,6 +33,13 @@ class Recipe:
     nesterov: bool = False
     milestones: tuple[float, ...] | None = None
 
+    def __post_init__(self):
+        if not all(0 < share < 1 for share in self.milestones or ()):
+            raise ValueError(
+                "`milestones` must be shares of the epochs, in (0, 1). "
+                f"Received: milestones={self.milestones}"
+            )
+
     def optimizer(
         self, steps_per_epoch: int, batch_size: int, **kwargs
     ) -> SGD:
@@ -45,20 +52,20 @@ class Recipe:
         """
         accumulation = kwargs.get("gradient_accumulation_steps") or 1
         rate = self.learning_rate * batch_size * accumulation / self.batch_size
-        updates_per_epoch = steps_per_epoch / accumulation
-        warmup = round(self.warmup_epochs * updates_per_epoch)
-        updates = round(self.epochs * updates_per_epoch)
+        # Keras gives schedules the number of steps, not of updates.
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        steps = self.epochs * steps_per_epoch
         if self.milestones is None:
             schedule = keras.optimizers.schedules.CosineDecay(
                 0.0 if warmup else rate,
-                decay_steps=max(1, updates - warmup),
+                decay_steps=max(1, steps - warmup),
                 warmup_target=rate if warmup else None,
                 warmup_steps=warmup,
             )
         else:
             schedule = MultiStepDecay(
                 rate,
-                [round(share * updates) for share in self.milestones],
+                [round(share * steps) for share in self.milestones],
                 warmup,
             )
         return SGD(

@@ -1,0 +1,17 @@
+"""What only TensorFlow can do."""
+
+import keras
+
+
+def require_tensorflow(name: str) -> None:
+    """Raises a `RuntimeError` on another backend than TensorFlow.
+
+    Args:
+        name: The function or class that needs it.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"`{name}` needs the TensorFlow backend: set "
+            "KERAS_BACKEND=tensorflow and load the model again. The backend "
+            f"is {keras.backend.backend()!r}."
+        )
