@@ -51,6 +51,18 @@ MODELS = {
         resolution=48,
         name="msdnet_tiny",
     ),
+    # For a first look at CIFAR-10 on a CPU
+    "small": functools.partial(
+        keras_resadapt.RANet, step=2, channels=8, name="ranet_small"
+    ),
+    "small_msdnet": functools.partial(
+        keras_resadapt.MSDNet,
+        num_blocks=6,
+        base=2,
+        step=1,
+        channels=8,
+        name="msdnet_small",
+    ),
     "ranet_cifar": keras_resadapt.RANetCIFAR,
     "ranet_cifar_growing": keras_resadapt.RANetCIFARGrowing,
     "ranet_imagenet": keras_resadapt.RANetImageNet,

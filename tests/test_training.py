@@ -325,6 +325,16 @@ def test_cascade_from_training_to_serving(tmp_path):
     output = python("ask_savedmodel.py", str(served), *_files(run / "samples"))
     assert output.count(" at exit ") == 4
 
+    pictures = tmp_path / "pictures"
+    python(
+        "analyze.py", f"--model={run / 'model.keras'}",
+        f"--thresholds={run / 'thresholds.json'}", f"--output_dir={pictures}",
+    )
+    assert {path.name for path in pictures.iterdir()} == {
+        "agreement.png", "complementarity.png", "spectrum.png",
+        "difficulty.png",
+    }
+
 
 def _files(folder):
     return [str(path) for path in folder.iterdir()]
