@@ -19,6 +19,11 @@ from keras_resadapt.models.msnet import MSDenseNet121
 from keras_resadapt.models.msnet import MSMobileNet
 from keras_resadapt.models.msnet import MSNet
 from keras_resadapt.models.msnet import MSResNet18
+from keras_resadapt.models.mutualnet import MutualMobileNetV1
+from keras_resadapt.models.mutualnet import MutualMobileNetV2
+from keras_resadapt.models.mutualnet import MutualNet
+from keras_resadapt.models.mutualnet import MutualResNet50
+from keras_resadapt.models.mutualnet import MutualVGG16
 from keras_resadapt.models.ranet import RANet
 from keras_resadapt.models.ranet import RANetCIFAR
 from keras_resadapt.models.ranet import RANetCIFARGrowing

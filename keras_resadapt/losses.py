@@ -96,6 +96,92 @@ class Distillation(keras.losses.Loss):
         return {**super().get_config(), "temperature": self.temperature}
 
 
+@keras.saving.register_keras_serializable("keras_resadapt")
+class AlphaDivergence(keras.losses.Loss):
+    """The adaptive, clipped alpha-divergence of logits (AlphaNet).
+
+    With p the teacher, q the student and r = p / q,
+
+        D_alpha(p || q) = (sum q r^alpha - 1) / (alpha (alpha - 1)),
+
+    and KL(p || q) for alpha = 1. Of the divergences for `alpha_min`, which
+    blames q for mass where p has none, and `alpha_max`, which blames it for the
+    contrary, each image takes the larger one (equation 9). Weights r^alpha are
+    clipped at `clip`, and the gradient is that of the importance-weighted
+    log-likelihood with these weights held fixed, so that no image's gradient
+    gets out of hand. No gradient flows to the teacher.
+
+    Args:
+        alpha_min: Less than 0.
+        alpha_max: 1, or greater than 0.
+        clip: Largest weight, at least 1.
+
+    Call arguments:
+        y_true: The teacher's logits, of shape (batch, classes).
+        y_pred: The student's logits, of the same shape.
+
+    Reference:
+        AlphaNet: Improved Training of Supernets with Alpha-Divergence
+        (https://arxiv.org/abs/2102.07954), section 3.
+    """
+
+    def __init__(
+        self,
+        alpha_min: float = -1.0,
+        alpha_max: float = 1.0,
+        clip: float = 5.0,
+        reduction="sum_over_batch_size",
+        name="alpha_divergence",
+        **kwargs,
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        if not (alpha_min < 0 < alpha_max and clip >= 1):
+            raise ValueError(
+                "`alpha_min` must be negative, `alpha_max` positive and `clip` "
+                f"at least 1. Received: alpha_min={alpha_min}, "
+                f"alpha_max={alpha_max}, clip={clip}"
+            )
+        self.alpha_min = alpha_min
+        self.alpha_max = alpha_max
+        self.clip = clip
+
+    def call(self, y_true, y_pred):
+        log_p = ops.log_softmax(ops.stop_gradient(y_true))
+        log_q = ops.log_softmax(y_pred)
+        low, low_gradient = self._divergence(log_p, log_q, self.alpha_min)
+        high, high_gradient = self._divergence(log_p, log_q, self.alpha_max)
+        value = ops.maximum(low, high)
+        surrogate = ops.where(low > high, low_gradient, high_gradient)
+        # The value of the one, the gradient of the other
+        return surrogate + ops.stop_gradient(value - surrogate)
+
+    def _divergence(self, log_p, log_q, alpha):
+        """Its value, and a function with its gradient, for each image."""
+        fixed_log_q = ops.stop_gradient(log_q)
+        q = ops.exp(fixed_log_q)
+        log_ratio = log_p - fixed_log_q
+        if alpha == 1:
+            # f(r) = r log r; the weight of the gradient is r.
+            ratio = ops.exp(log_ratio)
+            value = ops.sum(q * ratio * log_ratio, axis=-1)
+            weight = ratio
+        else:
+            # f(r) = (r^alpha - 1) / (alpha (alpha - 1))
+            power = ops.minimum(ops.exp(alpha * log_ratio), self.clip)
+            constant = 1 / (alpha * (alpha - 1))
+            value = ops.sum(q * (power - 1) * constant, axis=-1)
+            weight = power / alpha
+        return value, -ops.sum(q * weight * log_q, axis=-1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "alpha_min": self.alpha_min,
+            "alpha_max": self.alpha_max,
+            "clip": self.clip,
+        }
+
+
 def ensemble_logits(logits: Sequence, weights):
     """`z_0 = sum_s alpha_s z_s` (RS-Net, equation 5).
 

@@ -62,11 +62,34 @@ def profile_point(
         input_shape: Shape of one image.
         point: The operating point.
     """
+    calls = _record(forward, input_shape, point)
+    madds = _sum_madds(calls)
+    return ProfileRow(point, madds, _sum_params(calls), madds)
+
+
+def _record(forward, input_shape, point) -> list:
+    """The calls that `forward` makes through a point, each with the layer and
+    the shapes of what goes in and out."""
     recorder = _RecordingPoint(**dataclasses.asdict(point))
     images = keras.KerasTensor((1, *input_shape))
     symbolic_call(lambda x: forward(x, recorder), images)
-    madds = _sum_madds(recorder.calls)
-    return ProfileRow(point, madds, _sum_params(recorder.calls), madds)
+    return recorder.calls
+
+
+def channels_of_norms(
+    model, point: OperatingPoint
+) -> list[tuple[keras.layers.Layer, int]]:
+    """The normalization layers that a point runs through, each with the
+    number of its channels there."""
+    return [
+        (layer, outputs[-1])
+        for layer, _, outputs in _record(
+            lambda images, point: model(images, point=point, training=True),
+            (model.resolution_of(point),) * 2 + (3,),
+            point,
+        )
+        if _is_norm(layer)
+    ]
 
 
 def profile_cascade(
@@ -117,6 +140,10 @@ def symbolic_call(function, inputs: keras.KerasTensor):
     return Symbolic()(inputs)
 
 
+def _is_norm(layer) -> bool:
+    return hasattr(layer, "normalize_by_batch")
+
+
 def _sum_madds(calls) -> int:
     return sum(_madds(*call) for call in calls)
 
@@ -151,7 +178,7 @@ def _params(layer, inputs, outputs) -> int:
     elif isinstance(layer, keras.layers.Conv2D):
         in_channels = inputs[-1] // layer.groups
         weights = outputs[-1] * in_channels * math.prod(layer.kernel_size)
-    elif hasattr(layer, "gamma_initializer"):  # a normalization's two vectors
+    elif _is_norm(layer):  # its scale and offset
         return 2 * outputs[-1]
     else:
         return 0

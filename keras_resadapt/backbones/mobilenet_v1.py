@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.mobilenet_v2 import make_divisible
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import ConvBlock
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers import conv_norm
+from keras_resadapt.layers import make_divisible
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
 class SeparableBlock(Block):
     """3x3 depthwise and 1x1 convolution, each with normalization and ReLU."""
 
-    def __init__(self, filters, stride, layers, **kwargs):
+    def __init__(self, filters, stride, activation, layers, **kwargs):
         super().__init__(**kwargs)
         self.depthwise = layers.depthwise(
             3,
@@ -27,10 +26,13 @@ class SeparableBlock(Block):
             name="depthwise",
         )
         self.depthwise_bn = layers.norm(name="depthwise_bn")
-        self.pointwise = ConvBlock(filters, 1, 1, layers, name="pointwise")
+        self.activation = keras.activations.get(activation)
+        self.pointwise = ConvBlock(
+            filters, 1, 1, layers, activation, name="pointwise"
+        )
 
     def call(self, inputs, point, training=None):
-        x = ops.relu(
+        x = self.activation(
             conv_norm(
                 self.depthwise, self.depthwise_bn, inputs, point, training
             )
@@ -50,6 +52,7 @@ class MobileNetV1(Backbone):
         alpha: Width multiplier; channels are rounded to multiples of 8.
         stem: `"imagenet"` has a first convolution of stride 2, `"small"` of
             stride 1, for pictures of 32 or 64 pixels.
+        activation: `"relu"` as in its paper, or `"relu6"` as in most codes.
         layers: The layers to build it from.
 
     Call arguments:
@@ -67,6 +70,7 @@ class MobileNetV1(Backbone):
         filters: Sequence[int] = (64, 128, 256, 512, 1024),
         alpha: float = 1.0,
         stem: str = "imagenet",
+        activation: str = "relu",
         layers: LayerSet = LayerSet(),
         **kwargs,
     ):
@@ -88,6 +92,7 @@ class MobileNetV1(Backbone):
         self.filters = tuple(filters)
         self.alpha = alpha
         self.stem = stem
+        self.activation = activation
 
         self.stride = 2 if stem == "imagenet" else 1
         stem_block = ConvBlock(
@@ -95,6 +100,7 @@ class MobileNetV1(Backbone):
             3,
             self.stride,
             layers,
+            activation,
             name="stem",
         )
         self.stages = [[stem_block]]
@@ -106,6 +112,7 @@ class MobileNetV1(Backbone):
                     SeparableBlock(
                         make_divisible(width * alpha),
                         stage_stride if j == 0 else 1,
+                        activation,
                         layers,
                         name=f"stage{i + 1}_{j}",
                     )
@@ -120,4 +127,5 @@ class MobileNetV1(Backbone):
             "filters": self.filters,
             "alpha": self.alpha,
             "stem": self.stem,
+            "activation": self.activation,
         }

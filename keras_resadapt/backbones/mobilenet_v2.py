@@ -10,20 +10,15 @@ from keras_resadapt.layers import Block
 from keras_resadapt.layers import ConvBlock
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers import conv_norm
+from keras_resadapt.layers import make_divisible
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `channels`, never below 90 %."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def _conv(layers, filters, kernel_size, strides=1, *, name):
-    return layers.conv(
+def _conv(layers, filters, ratio=1.0, *, name):
+    return layers.scaled_conv(
         filters,
-        kernel_size,
-        strides=strides,
+        1,
+        ratio=ratio,
         use_bias=False,
         kernel_initializer=HE_NORMAL_FAN_OUT.clone(),
         name=name,
@@ -42,7 +37,7 @@ class InvertedResidual(Block):
         self.expand = self.expand_bn = None
         if expansion > 1:
             self.expand = _conv(
-                layers, in_channels * expansion, 1, name="expand"
+                layers, in_channels * expansion, expansion, name="expand"
             )
             self.expand_bn = layers.norm(name="expand_bn")
         self.depthwise = layers.depthwise(
@@ -56,7 +51,7 @@ class InvertedResidual(Block):
             name="depthwise",
         )
         self.depthwise_bn = layers.norm(name="depthwise_bn")
-        self.project = _conv(layers, out_channels, 1, name="project")
+        self.project = _conv(layers, out_channels, name="project")
         self.project_bn = layers.norm(name="project_bn")
 
     def call(self, inputs, point, training=None):
@@ -85,6 +80,8 @@ class MobileNetV2(Backbone):
         stem: `"imagenet"` has a first convolution of stride 2, `"small"` of
             stride 1, for pictures of 32 or 64 pixels.
         layers: The layers to build it from.
+        head_width: Width multiplier of the last convolution; by default the
+            paper's, `alpha`, but never below 1.
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).
@@ -99,6 +96,7 @@ class MobileNetV2(Backbone):
         expansions: Sequence[int] = (1, 6, 6, 6, 6, 6, 6),
         alpha: float = 1.0,
         stem: str = "imagenet",
+        head_width: float | None = None,
         layers: LayerSet = LayerSet(),
         **kwargs,
     ):
@@ -123,6 +121,7 @@ class MobileNetV2(Backbone):
         self.expansions = tuple(expansions)
         self.alpha = alpha
         self.stem = stem
+        self.head_width = max(alpha, 1.0) if head_width is None else head_width
 
         channels = make_divisible(32 * alpha)
         stem_stride = 2 if stem == "imagenet" else 1
@@ -150,13 +149,13 @@ class MobileNetV2(Backbone):
                 )
                 channels = out_channels
             self.stages.append(stage)
-        # The paper keeps the last layer at full width below a width of 1.
         head = ConvBlock(
-            make_divisible(1280 * max(alpha, 1.0)),
+            make_divisible(1280 * self.head_width),
             1,
             1,
             layers,
             "relu6",
+            ratio=None,
             name="head",
         )
         self.stages.append([head])
@@ -170,4 +169,5 @@ class MobileNetV2(Backbone):
             "expansions": self.expansions,
             "alpha": self.alpha,
             "stem": self.stem,
+            "head_width": self.head_width,
         }

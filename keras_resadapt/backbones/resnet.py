@@ -12,10 +12,11 @@ from keras_resadapt.layers import conv_norm
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
-def _conv(layers, filters, kernel_size, strides=1, *, name):
-    return layers.conv(
+def _conv(layers, filters, kernel_size, strides=1, ratio=1.0, *, name):
+    return layers.scaled_conv(
         filters,
         kernel_size,
+        ratio=ratio,
         strides=strides,
         use_bias=False,
         kernel_initializer=HE_NORMAL_FAN_OUT.clone(),
@@ -26,11 +27,16 @@ def _conv(layers, filters, kernel_size, strides=1, *, name):
 class Stem(Block):
     """A convolution, and for large pictures a pooling, before the stages."""
 
-    def __init__(self, filters, kind, layers, **kwargs):
+    def __init__(self, filters, kind, ratio, layers, **kwargs):
         super().__init__(**kwargs)
         large = kind == "imagenet"
         self.conv1 = _conv(
-            layers, filters, 7 if large else 3, 2 if large else 1, name="conv1"
+            layers,
+            filters,
+            7 if large else 3,
+            2 if large else 1,
+            ratio,
+            name="conv1",
         )
         self.bn1 = layers.norm(name="bn1")
         self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
@@ -51,7 +57,12 @@ class ResidualBlock(Block):
     ):
         super().__init__(**kwargs)
         if bottleneck:
-            shapes = [(filters, 1, 1), (filters, 3, stride), (4 * filters, 1, 1)]
+            # In a slimmable network, inner channels stay a quarter of outer.
+            shapes = [
+                (filters, 1, 1, 1 / 4),
+                (filters, 3, stride, 1 / 4),
+                (4 * filters, 1, 1),
+            ]
         else:
             shapes = [(filters, 3, stride), (filters, 3, 1)]
         self.convs = [
@@ -135,7 +146,8 @@ class ResNet(Backbone):
         self.zero_init_residual = zero_init_residual
 
         channels = filters[0]
-        self.stages = [[Stem(channels, stem, layers, name="stem")]]
+        ratio = 1 / 4 if bottleneck else 1
+        self.stages = [[Stem(channels, stem, ratio, layers, name="stem")]]
         for i, (depth, width) in enumerate(zip(depths, filters)):
             stage = []
             for j in range(depth):

@@ -9,8 +9,10 @@ import numpy as np
 
 from keras_resadapt.convert.multi_scale import msdnet_targets
 from keras_resadapt.convert.multi_scale import ranet_targets
+from keras_resadapt.convert.mutualnet import mutualnet_targets
 from keras_resadapt.convert.rsnet import rsnet_targets
 from keras_resadapt.models.msdnet import MSDNet
+from keras_resadapt.models.mutualnet import MutualNet
 from keras_resadapt.models.ranet import RANet
 from keras_resadapt.models.rsnet import RSNet
 
@@ -18,6 +20,7 @@ _CONVERTERS = {
     RSNet: rsnet_targets,
     RANet: ranet_targets,
     MSDNet: msdnet_targets,
+    MutualNet: mutualnet_targets,
 }
 
 
@@ -35,7 +38,8 @@ def load_pytorch_state_dict(
 
     The RS-Net authors' networks take pictures scaled to [0, 1]: build the
     model with `preprocessing="unit"`; torchvision's want `"imagenet"`. A
-    `RANet` and an `MSDNet` take their authors' checkpoints.
+    `RANet`, an `MSDNet` and a `MutualNet` take their authors' checkpoints; the
+    last one's statistics are those of the full network alone.
 
     Args:
         model: The model to fill.
@@ -102,6 +106,7 @@ def _check(state_dict, targets) -> None:
         f"the model has {tuple(variables[0].shape)}"
         for key, (variables, to_keras) in targets.items()
         if key in state_dict
+        and variables
         and (shape := _converted_shape(to_keras, state_dict[key]))
         != tuple(variables[0].shape)
     ]

@@ -17,6 +17,15 @@ from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
 from keras_resadapt.layers.resize import resize_bilinear
 from keras_resadapt.layers.resize import resize_to_corners
+from keras_resadapt.layers.slimmable import DrawnWidth
+from keras_resadapt.layers.slimmable import SlimmableConv2D
+from keras_resadapt.layers.slimmable import SlimmableDense
+from keras_resadapt.layers.slimmable import SlimmableDepthwiseConv2D
+from keras_resadapt.layers.slimmable import make_divisible
+from keras_resadapt.layers.slimmable import slim_channels
+from keras_resadapt.layers.slimmable_batch_normalization import (
+    SlimmableBatchNormalization,
+)
 from keras_resadapt.layers.switchable_batch_normalization import (
     SwitchableBatchNormalization,
 )

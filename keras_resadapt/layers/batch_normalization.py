@@ -84,7 +84,12 @@ class BatchNormalization(keras.layers.Layer):
     def call(self, inputs, training=None):
         if not (training and self.trainable):
             return normalize(inputs, *self.affine())
-        outputs, mean, variance = self._normalize_by_batch(inputs)
+        outputs, mean, variance = self.normalize_by_batch(inputs)
+        self.update_statistics(mean, variance)
+        return outputs
+
+    def update_statistics(self, mean, variance):
+        """Moves the running statistics towards those of a batch."""
         for moving, batch in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
@@ -92,28 +97,29 @@ class BatchNormalization(keras.layers.Layer):
             moving.assign(
                 moving * self.momentum + batch * (1 - self.momentum)
             )
-        return outputs
+
+    def statistics(self):
+        """The running mean and variance."""
+        return self.moving_mean, self.moving_variance
 
     def affine(self):
         """The scale and the offset of each channel in inference, which a
         convolution before it can take over."""
         return affine(
-            self.moving_mean,
-            self.moving_variance,
-            self.gamma,
-            self.beta,
-            self.epsilon,
+            *self.statistics(), self.gamma, self.beta, self.epsilon
         )
 
-    def _normalize_by_batch(self, inputs):
+    def normalize_by_batch(self, inputs, gamma=None, beta=None):
         """Returns the outputs, the batch's mean and its unbiased variance."""
+        gamma = self.gamma if gamma is None else gamma
+        beta = self.beta if beta is None else beta
         if keras.backend.backend() == "tensorflow" and num_replicas() == 1:
             import tensorflow as tf
 
             return tf.compat.v1.nn.fused_batch_norm(
                 inputs,
-                ops.convert_to_tensor(self.gamma),
-                ops.convert_to_tensor(self.beta),
+                ops.convert_to_tensor(gamma),
+                ops.convert_to_tensor(beta),
                 epsilon=self.epsilon,
                 is_training=True,
             )
@@ -121,8 +127,8 @@ class BatchNormalization(keras.layers.Layer):
         mean, variance = ops.moments(
             x, axes=(0, 1, 2), synchronized=num_replicas() > 1
         )
-        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
-        outputs = x * scale + (self.beta - mean * scale)
+        scale, offset = affine(mean, variance, gamma, beta, self.epsilon)
+        outputs = x * scale + offset
         count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32") * (
             num_replicas()
         )

@@ -17,12 +17,26 @@ class LayerSet:
 
     A variant (switchable, slimmable, quantized, ...) is a `LayerSet` in which
     some of them are replaced. Each takes the arguments of its default.
+
+    Attributes:
+        conv, depthwise, norm, dense: The constructors.
+        slimmable: Whether `conv` also takes `ratio`.
     """
 
     conv: Callable[..., keras.layers.Layer] = Conv2D
     depthwise: Callable[..., keras.layers.Layer] = DepthwiseConv2D
     norm: Callable[..., keras.layers.Layer] = BatchNormalization
     dense: Callable[..., keras.layers.Layer] = keras.layers.Dense
+    slimmable: bool = False
+
+    def scaled_conv(
+        self, *args, ratio: float | None, **kwargs
+    ) -> keras.layers.Layer:
+        """A `conv` whose channels a width rounds in units of `ratio`, where
+        there are widths; see `layers.slim_channels`."""
+        if self.slimmable:
+            kwargs["ratio"] = ratio
+        return self.conv(*args, **kwargs)
 
 
 class Block(keras.layers.Layer):

@@ -39,6 +39,7 @@ class ConvBlock(Block):
         activation: Name of the activation, `"relu"` or `"relu6"`.
         use_bias: Whether the convolution has a bias.
         kernel_initializer: Of the convolution.
+        ratio: In a slimmable network; see `layers.slim_channels`.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).
@@ -54,12 +55,14 @@ class ConvBlock(Block):
         activation: str = "relu",
         use_bias: bool = False,
         kernel_initializer=HE_NORMAL_FAN_OUT,
+        ratio: float | None = 1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.conv = layers.conv(
+        self.conv = layers.scaled_conv(
             filters,
             kernel_size,
+            ratio=ratio,
             strides=strides,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer.clone(),

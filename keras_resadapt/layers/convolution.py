@@ -11,6 +11,14 @@ def _symmetric_pad(inputs, kernel_size, dilation_rate):
     return ops.pad(inputs, [(0, 0), *((p, p) for p in pads), (0, 0)])
 
 
+def _append_zeros(x, count, axis):
+    """`count` more channels."""
+    # Not `pad`, which oneDNN's graph pass mistakes for spatial padding.
+    shape = ops.shape(x)
+    zeros = ops.zeros((*shape[:axis], count, *shape[axis + 1 :]), x.dtype)
+    return ops.concatenate([x, zeros], axis=axis)
+
+
 class _SymmetricPadding:
     """Pads `(k - 1) // 2` on every side of a strided convolution.
 
@@ -35,18 +43,28 @@ class _SymmetricPadding:
         self.padding = "same" if set(self.strides) == {1} else "valid"
 
     def call(self, inputs, scale=None, offset=None):
+        bias = self.bias if self.use_bias else None
+        return self.convolve(inputs, self.kernel, bias, scale, offset)
+
+    def convolve(self, inputs, kernel, bias=None, scale=None, offset=None):
+        """`scale * convolution(inputs) + offset`, the scale folded into the
+        kernel; both are of a normalization after it."""
         if self.padding == "valid":
             inputs = _symmetric_pad(
                 inputs, self.kernel_size, self.dilation_rate
             )
-        if scale is None:
-            return super().call(inputs)
-        if self.use_bias:
-            offset = offset + self.bias * scale
-        outputs = self._scaled_convolution(
-            inputs, ops.cast(scale, self.compute_dtype)
-        )
-        return outputs + ops.cast(offset, self.compute_dtype)
+        if scale is not None:
+            kernel = kernel * self._kernel_scale(
+                ops.cast(scale, self.compute_dtype)
+            )
+            if bias is not None:
+                offset = offset + bias * scale
+        elif bias is not None:
+            offset = bias
+        outputs = self.convolution_op(inputs, kernel)
+        if offset is not None:
+            outputs = outputs + ops.cast(offset, self.compute_dtype)
+        return self.activation(outputs)
 
     def compute_output_shape(self, input_shape):
         batch, *spatial, _ = input_shape
@@ -80,28 +98,30 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
         **kwargs: As for `keras.layers.Conv2D`, without `padding`.
     """
 
-    def _scaled_convolution(self, inputs, scale):
-        return self.convolution_op(inputs, self.kernel * scale)
+    def _kernel_scale(self, scale):
+        return scale
 
     def convolution_op(self, inputs, kernel):
         if self._is_matrix_product(kernel):
-            batch = ops.shape(inputs)[:3]
+            *batch, _ = ops.shape(inputs)
+            in_channels, out_channels = ops.shape(kernel)[2:]
             outputs = ops.matmul(
-                ops.reshape(inputs, (-1, inputs.shape[-1])), kernel[0, 0]
+                ops.reshape(inputs, (-1, in_channels)),
+                ops.reshape(kernel, (in_channels, out_channels)),
             )
-            return ops.reshape(outputs, (*batch, kernel.shape[-1]))
-        missing = 8 - inputs.shape[-1]
-        if missing in range(1, 5) and keras.backend.backend() == "tensorflow":
+            return ops.reshape(outputs, (*batch, out_channels))
+        missing = self._missing_channels(inputs)
+        if missing is not None and keras.backend.backend() == "tensorflow":
             # oneDNN's gradient of a convolution over 4 to 7 channels writes
             # past its buffers on processors with AVX2 (TensorFlow 2.21).
-            # Not `pad`, which oneDNN's graph pass mistakes for spatial padding.
-            inputs = ops.concatenate(
-                [inputs, ops.zeros_like(inputs[..., :missing])], axis=3
-            )
-            kernel = ops.concatenate(
-                [kernel, ops.zeros_like(kernel[:, :, :missing])], axis=2
-            )
+            inputs = _append_zeros(inputs, missing, axis=3)
+            kernel = _append_zeros(kernel, missing, axis=2)
         return super().convolution_op(inputs, kernel)
+
+    def _missing_channels(self, inputs):
+        """How many to add for oneDNN, None for none."""
+        channels = inputs.shape[-1]
+        return 8 - channels if channels in range(4, 8) else None
 
     def _is_matrix_product(self, kernel) -> bool:
         # On a CPU a 1x1 convolution takes up to a third longer than this.
@@ -126,15 +146,18 @@ class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
         **kwargs: As for `keras.layers.DepthwiseConv2D`, without `padding`.
     """
 
-    def _scaled_convolution(self, inputs, scale):
+    def convolution_op(self, inputs, kernel):
         return ops.depthwise_conv(
             inputs,
-            self.kernel * ops.reshape(scale, self.kernel.shape[2:]),
+            kernel,
             strides=self.strides,
             padding=self.padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )
+
+    def _kernel_scale(self, scale):
+        return ops.reshape(scale, (-1, self.depth_multiplier))
 
     def _output_channels(self, input_shape):
         return input_shape[-1] * self.depth_multiplier

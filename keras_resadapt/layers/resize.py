@@ -63,10 +63,11 @@ def resize_to_corners(features, new_size: tuple[int, int]):
 
     Args:
         features: Float tensor of shape (batch, height, width, channels).
-        new_size: New height and width.
+        new_size: New height and width; on TensorFlow, also scalar tensors.
     """
     size, new_size = tuple(features.shape[1:3]), tuple(new_size)
-    if size == new_size:
+    known = all(isinstance(s, int) for s in new_size)
+    if known and size == new_size:
         return features
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

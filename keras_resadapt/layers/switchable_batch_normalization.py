@@ -103,21 +103,31 @@ class SwitchableBatchNormalization(keras.layers.Layer):
             branch.build(input_shape)
 
     def call(self, inputs, resolution, training=None):
-        if resolution in self.resolutions:
-            branch = self.branches[self.resolutions.index(resolution)]
-            return branch(inputs, training=training)
-        if training:
-            raise ValueError(
-                "Only the resolutions that the network has can be trained: "
-                f"{self.resolutions}. Received: resolution={resolution}"
-            )
+        if training or resolution in self.resolutions:
+            return self._branch(resolution)(inputs, training=training)
         return normalize(inputs, *self.affine(resolution))
 
     def affine(self, resolution):
         """The scale and offset of each channel in inference."""
         if resolution in self.resolutions:
-            return self.branches[self.resolutions.index(resolution)].affine()
+            return self._branch(resolution).affine()
         return affine(*self._interpolate(resolution), epsilon=self.epsilon)
+
+    def statistics(self, resolution):
+        """The running mean and variance of a trained resolution."""
+        return self._branch(resolution).statistics()
+
+    def normalize_by_batch(self, inputs, resolution):
+        """As `BatchNormalization` does it."""
+        return self._branch(resolution).normalize_by_batch(inputs)
+
+    def _branch(self, resolution):
+        if resolution not in self.resolutions:
+            raise ValueError(
+                "Only the resolutions that the network has can be trained: "
+                f"{self.resolutions}. Received: resolution={resolution}"
+            )
+        return self.branches[self.resolutions.index(resolution)]
 
     def _interpolate(self, resolution):
         """Mean, variance, gamma and beta for an untrained resolution."""

@@ -82,7 +82,8 @@ class Classifier(keras.Model):
         """
         return [
             profile_point(
-                lambda x, p: self(x, point=p),
+                # Costs the same, and needs no running statistics
+                lambda x, p: self(x, point=p, training=True),
                 (point.resolution, point.resolution, 3),
                 point,
             )

@@ -20,6 +20,7 @@ class Recipe:
         batch_size: Pictures a step that the rate is meant for.
         warmup_epochs: The rate rises linearly from zero this long.
         nesterov: Use Nesterov's momentum.
+        decay_kernels_only: As for `SGD`.
         milestones: Shares of the epochs, in (0, 1), after which the rate is
             divided by ten; None for a cosine to zero.
     """
@@ -31,6 +32,7 @@ class Recipe:
     batch_size: int = 256
     warmup_epochs: float = 0.0
     nesterov: bool = False
+    decay_kernels_only: bool = False
     milestones: tuple[float, ...] | None = None
 
     def __post_init__(self):
@@ -73,6 +75,7 @@ class Recipe:
             self.momentum,
             self.nesterov,
             self.weight_decay,
+            self.decay_kernels_only,
             **kwargs,
         )
 
@@ -97,4 +100,16 @@ MSNET = Recipe(
     learning_rate=0.1,
     weight_decay=1e-4,
     milestones=(1 / 4, 1 / 2, 3 / 4),
+)
+# MutualNet, appendix A.1; A.2 for VGG-16
+MUTUALNET = Recipe(
+    epochs=250,
+    learning_rate=0.5,
+    weight_decay=1e-4,
+    batch_size=1024,
+    nesterov=True,
+    decay_kernels_only=True,
+)
+MUTUALNET_VGG = dataclasses.replace(
+    MUTUALNET, epochs=100, learning_rate=0.01, batch_size=512
 )

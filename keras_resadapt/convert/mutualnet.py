@@ -1,0 +1,106 @@
+"""What each array of a MutualNet is called in PyTorch checkpoints."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from keras_resadapt.backbones import MobileNetV1
+from keras_resadapt.backbones import MobileNetV2
+from keras_resadapt.backbones import ResNet
+from keras_resadapt.convert.layers import Target
+from keras_resadapt.convert.layers import kernel_targets
+from keras_resadapt.convert.layers import norm_targets
+from keras_resadapt.models.mutualnet import MutualNet
+
+
+def mutualnet_targets(
+    model: MutualNet, state_dict: Mapping[str, np.ndarray]
+) -> dict[str, Target]:
+    """Checkpoint keys, each with the variables that it fills and the function
+    that brings its array to their layout.
+
+    The authors keep running statistics of a list of widths, `bn.0`, `bn.1`,
+    ..., the largest last, over all resolutions that were drawn. Those of the
+    largest, which runs at the largest resolution only, are the full
+    network's; the others are of no single operating point and fill nothing.
+    """
+    pairs = {
+        MobileNetV1: _mobilenet_v1,
+        MobileNetV2: _mobilenet_v2,
+        ResNet: _resnet,
+    }
+    if type(model.backbone) not in pairs:
+        raise TypeError(
+            "Checkpoints exist for MobileNet, MobileNetV2 and ResNet "
+            f"backbones. Received: {type(model.backbone).__name__}"
+        )
+    targets = {}
+    for conv_name, conv, bn_name, bn in pairs[type(model.backbone)](model):
+        targets |= kernel_targets(conv_name, conv)
+        targets |= _norm_targets(bn_name, bn, state_dict)
+    return targets | kernel_targets("classifier.0", model.classifier)
+
+
+def _norm_targets(name, norm, state_dict) -> dict[str, Target]:
+    targets = norm_targets(name, [norm])
+    places = {
+        int(key.removeprefix(f"{name}.bn.").split(".")[0])
+        for key in state_dict
+        if key.startswith(f"{name}.bn.")
+    }
+    if not places:  # an ordinary normalization
+        return targets
+    for vector in ("running_mean", "running_var"):
+        full, to_keras = targets.pop(f"{name}.{vector}")
+        for place in places:
+            variables = full if place == max(places) else []
+            targets[f"{name}.bn.{place}.{vector}"] = (variables, to_keras)
+    return targets
+
+
+def _sequence(prefix, layers) -> Iterator[tuple]:
+    """Convolutions, each with normalization and activation behind it."""
+    for i, (conv, bn) in enumerate(layers):
+        yield f"{prefix}.{3 * i}", conv, f"{prefix}.{3 * i + 1}", bn
+
+
+def _mobilenet_v1(model) -> Iterator[tuple]:
+    (stem,), *stages = model.backbone.stages
+    yield from _sequence("features.0", [(stem.conv, stem.bn)])
+    blocks = [block for stage in stages for block in stage]
+    for i, block in enumerate(blocks, 1):
+        yield from _sequence(
+            f"features.{i}.body",
+            [
+                (block.depthwise, block.depthwise_bn),
+                (block.pointwise.conv, block.pointwise.bn),
+            ],
+        )
+
+
+def _mobilenet_v2(model) -> Iterator[tuple]:
+    (stem,), *stages, (head,) = model.backbone.stages
+    yield from _sequence("features.0", [(stem.conv, stem.bn)])
+    blocks = [block for stage in stages for block in stage]
+    for i, block in enumerate(blocks, 1):
+        layers = [
+            (block.depthwise, block.depthwise_bn),
+            (block.project, block.project_bn),
+        ]
+        if block.expand is not None:
+            layers.insert(0, (block.expand, block.expand_bn))
+        yield from _sequence(f"features.{i}.body", layers)
+    yield from _sequence(f"features.{len(blocks) + 1}", [(head.conv, head.bn)])
+
+
+def _resnet(model) -> Iterator[tuple]:
+    (stem,), *stages = model.backbone.stages
+    yield from _sequence("features.0", [(stem.conv1, stem.bn1)])
+    blocks = [block for stage in stages for block in stage]
+    for i, block in enumerate(blocks, 1):
+        prefix = f"features.{i}"
+        yield from _sequence(f"{prefix}.body", zip(block.convs, block.bns))
+        if block.shortcut is not None:
+            yield from _sequence(
+                f"{prefix}.shortcut", [(block.shortcut, block.shortcut_bn)]
+            )
