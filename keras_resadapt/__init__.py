@@ -24,12 +24,12 @@ from keras_resadapt.models.mutualnet import MutualMobileNetV2
 from keras_resadapt.models.mutualnet import MutualNet
 from keras_resadapt.models.mutualnet import MutualResNet50
 from keras_resadapt.models.mutualnet import MutualVGG16
+from keras_resadapt.models.point_cascade import PointCascade
 from keras_resadapt.models.ranet import RANet
 from keras_resadapt.models.ranet import RANetCIFAR
 from keras_resadapt.models.ranet import RANetCIFARGrowing
 from keras_resadapt.models.ranet import RANetImageNet
 from keras_resadapt.models.ranet import RANetImageNetWide
-from keras_resadapt.models.resolution_cascade import ResolutionCascade
 from keras_resadapt.models.rsnet import RSMobileNetV2
 from keras_resadapt.models.rsnet import RSNet
 from keras_resadapt.models.rsnet import RSNet18

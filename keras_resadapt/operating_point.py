@@ -1,7 +1,21 @@
 """The operating point: where on its cost axes a network runs."""
 
 import dataclasses
+import numbers
 from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnWidth:
+    """A width multiplier that is known only when the graph runs.
+
+    Not the tensor itself, which Keras would cast to a layer's precision.
+
+    Args:
+        value: A scalar tensor of float64.
+    """
+
+    value: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,12 +27,13 @@ class OperatingPoint:
 
     Args:
         resolution: Height and width of the input in pixels.
-        width: Width multiplier, 1.0 for the full width.
+        width: Width multiplier, 1.0 for the full width; inside a graph, it
+            can be a `DrawnWidth`.
         exit: Index of the classifier that answers, from 0.
     """
 
     resolution: int | None = None
-    width: float | None = None
+    width: float | DrawnWidth | None = None
     exit: int | None = None
 
     def __post_init__(self):
@@ -29,7 +44,11 @@ class OperatingPoint:
                 "`resolution` must be a positive integer (pixels). "
                 f"Received: resolution={self.resolution!r}"
             )
-        if self.width is not None and not self.width > 0:
+        if not (
+            self.width is None
+            or isinstance(self.width, DrawnWidth)
+            or (isinstance(self.width, numbers.Real) and self.width > 0)
+        ):
             raise ValueError(
                 f"`width` must be positive. Received: width={self.width!r}"
             )
@@ -68,6 +87,10 @@ class OperatingPoint:
         """The scale and offset of a normalization layer in inference, with
         the parts of this point that it depends on."""
         return norm.affine(**self._axes(norm))
+
+    def statistics(self, norm):
+        """The mean and variance variables of a normalization layer, likewise."""
+        return norm.statistics(**self._axes(norm))
 
     def _axes(self, layer) -> dict[str, Any]:
         return {

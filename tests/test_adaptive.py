@@ -144,7 +144,7 @@ def test_saturated_confidences(images):
 
 
 def test_the_fingerprint_is_of_what_was_trained(tiny):
-    model = keras_resadapt.ResolutionCascade(tiny)
+    model = keras_resadapt.PointCascade(tiny)
     before = model_fingerprint(model)
     tiny.compile("sgd")
     tiny.trainable = False
@@ -188,7 +188,7 @@ def test_bad_thresholds(cascade, values, message):
 
 
 def test_bad_arguments(cascade, tiny, images, tmp_path, monkeypatch):
-    with pytest.raises(TypeError, match="ResolutionCascade"):
+    with pytest.raises(TypeError, match="PointCascade"):
         AdaptivePredictor(tiny, [0.5, 0.5])
     with pytest.raises(ValueError, match="batch_size=0"):
         AdaptivePredictor(cascade, [0.5, 0.5], batch_size=0)
@@ -222,8 +222,8 @@ def test_exit_latency(cascade):
 # === RS-Net as a cascade ===
 
 
-def test_resolution_cascade(tiny, images, tmp_path):
-    model = keras_resadapt.ResolutionCascade(tiny)
+def test_point_cascade(tiny, images, tmp_path):
+    model = keras_resadapt.PointCascade(tiny)
     logits = model(images[:8])
     for exit, point in enumerate(reversed(tiny.operating_points)):
         lower = resize_bilinear(images[:8], point.resolution)
@@ -245,4 +245,4 @@ def test_resolution_cascade(tiny, images, tmp_path):
     with pytest.raises(ValueError, match="32 x 32 pixels"):
         model(images[:8, :16, :16])
     with pytest.raises(TypeError, match="must be an `RSNet`"):
-        keras_resadapt.ResolutionCascade(model)
+        keras_resadapt.PointCascade(model)

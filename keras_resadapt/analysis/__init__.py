@@ -15,4 +15,5 @@ from keras_resadapt.analysis.feature_spectrum import Spectrum
 from keras_resadapt.analysis.feature_spectrum import feature_spectrum
 from keras_resadapt.analysis.feature_spectrum import last_features
 from keras_resadapt.analysis.feature_spectrum import plot_feature_spectrum
+from keras_resadapt.analysis.query_table import plot_query_table
 from keras_resadapt.analysis.resolution_table import plot_resolution_table

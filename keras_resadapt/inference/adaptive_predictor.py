@@ -69,7 +69,7 @@ class AdaptivePredictor:
         if not isinstance(model, Cascade):
             raise TypeError(
                 "`model` must be a `Cascade`, such as a `RANet`. An `RSNet` "
-                "becomes one as `ResolutionCascade(model)`. "
+                "becomes one as `PointCascade(model)`. "
                 f"Received: model of type {type(model).__name__}"
             )
         if not hasattr(batch_size, "__index__") or batch_size < 1:

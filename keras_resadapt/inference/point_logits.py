@@ -191,6 +191,27 @@ def collect_logits(
     )
 
 
+def count_correct(
+    model: Classifier,
+    data: Iterable,
+    points: Sequence[OperatingPoint],
+    verbose: bool = True,
+) -> list[float]:
+    """Top-1 accuracy at each point, in [0, 1], keeping no logits.
+
+    Args:
+        model: A classifier that is no cascade.
+        data, points, verbose: As for `collect_logits`.
+    """
+    run = _each_point(model, points)
+    correct, count = np.zeros(len(points)), 0
+    for images, labels in labelled_batches(data, verbose):
+        logits = np.stack([np.asarray(z) for z in run(images)])
+        correct += (logits.argmax(axis=-1) == labels).sum(axis=1)
+        count += len(labels)
+    return (correct / count).tolist()
+
+
 def _each_point(model, points):
     """A function from a batch to the logits at each point."""
     passes = [

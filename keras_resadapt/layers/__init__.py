@@ -17,7 +17,6 @@ from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
 from keras_resadapt.layers.resize import resize_bilinear
 from keras_resadapt.layers.resize import resize_to_corners
-from keras_resadapt.layers.slimmable import DrawnWidth
 from keras_resadapt.layers.slimmable import SlimmableConv2D
 from keras_resadapt.layers.slimmable import SlimmableDense
 from keras_resadapt.layers.slimmable import SlimmableDepthwiseConv2D

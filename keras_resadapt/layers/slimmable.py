@@ -1,13 +1,11 @@
 """Layers that run with the first of their channels only."""
 
-import dataclasses
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_resadapt.layers.convolution import Conv2D
 from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.operating_point import DrawnWidth
 
 
 def make_divisible(
@@ -23,16 +21,6 @@ def make_divisible(
     """
     rounded = max(min_value, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-@dataclasses.dataclass(frozen=True)
-class DrawnWidth:
-    """A width that is a scalar tensor, of float64.
-
-    Not the tensor itself, which Keras would cast to a layer's precision.
-    """
-
-    value: Any
 
 
 def slim_channels(filters: int, width, ratio: float | None = 1.0):
@@ -119,8 +107,11 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
         self.ratio = ratio
 
     def channels(self, width):
-        """Output channels at a width."""
-        return slim_channels(self.filters_at_width_1, width, self.ratio)
+        """Output channels at a width: rounded, but no more than there are."""
+        channels = slim_channels(self.filters_at_width_1, width, self.ratio)
+        if isinstance(channels, int):
+            return min(channels, self.filters)
+        return ops.minimum(channels, self.filters)
 
     def call(self, inputs, width, scale=None, offset=None):
         out_channels = self.channels(width)

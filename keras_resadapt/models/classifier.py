@@ -84,7 +84,7 @@ class Classifier(keras.Model):
             profile_point(
                 # Costs the same, and needs no running statistics
                 lambda x, p: self(x, point=p, training=True),
-                (point.resolution, point.resolution, 3),
+                (self.resolution_of(point),) * 2 + (3,),
                 point,
             )
             for point in points or self.operating_points

@@ -1,6 +1,5 @@
 """MutualNet: any width at any of several resolutions (Yang et al., 2019)."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -185,15 +184,17 @@ class MutualNet(Classifier):
             }
         if point is None:
             point = OperatingPoint(inputs.shape[1], self.width_range[1])
+        if not training:
+            self.check_point(point)
         return self._logits(inputs, point, training)
+
+    def logits(self, images, point: OperatingPoint, training: bool = False):
+        self.check_point(point)
+        return super().logits(images, point, training)
 
     def _logits(self, images, point, training):
         features = self.features(images, point, training)
         return ops.cast(point.call(self.classifier, features), "float32")
-
-    def logits_in_training(self, images, point):
-        """The logits, with statistics of the batch."""
-        return self(images, point=point, training=True)
 
     def features(self, images, point: OperatingPoint, training=None):
         """The pooled features that the classifier sees.
@@ -205,14 +206,11 @@ class MutualNet(Classifier):
         Returns:
             Tensor of shape (batch, channels), fewer channels in narrow widths.
         """
-        self.check_point(point)
         x = self.preprocessing(images)
         return self.pool(self.backbone(x, point=point, training=training))
 
     def check_point(self, point: OperatingPoint) -> None:
         """Raises a `ValueError` unless the network can run there."""
-        if isinstance(point, _DrawnPoint):
-            return
         smallest, largest = self.width_range
         if point.width is None or not smallest <= point.width <= largest:
             raise ValueError(
@@ -229,6 +227,36 @@ class MutualNet(Classifier):
     def resolution_of(self, point: OperatingPoint) -> int:
         self.check_point(point)
         return point.resolution
+
+    def grid(
+        self,
+        widths: Sequence[float] | float = 0.05,
+        resolutions: Sequence[int] | None = None,
+    ) -> list[OperatingPoint]:
+        """Operating points of all widths at all resolutions.
+
+        Args:
+            widths: A list, or the step from the largest to the smallest.
+            resolutions: By default all.
+        """
+        if isinstance(widths, (int, float)):
+            smallest, largest = self.width_range
+            if not widths > 0:
+                raise ValueError(
+                    f"`widths` must be a positive step. Received: {widths}"
+                )
+            steps = int((largest - smallest) / widths + 1e-6)
+            widths = [round(largest - i * widths, 6) for i in range(steps + 1)]
+            if widths[-1] > smallest:
+                widths.append(smallest)
+        points = [
+            OperatingPoint(resolution, float(width))
+            for resolution in resolutions or self.resolutions
+            for width in widths
+        ]
+        for point in points:
+            self.check_point(point)
+        return points
 
     # === Statistics ===
 
@@ -281,6 +309,16 @@ class MutualNet(Classifier):
             )
         }
 
+    def compile(self, *args, jit_compile="auto", **kwargs):
+        """As `Classifier.compile`; never with XLA, which needs to know every
+        shape and would compile every width anew."""
+        if jit_compile is True:
+            raise ValueError(
+                "A width that is drawn in the step cannot be compiled by XLA. "
+                "Received: jit_compile=True"
+            )
+        super().compile(*args, jit_compile=False, **kwargs)
+
     def train_step(self, *args):
         """The sandwich: one sub-network after the other, then one update."""
         if keras.backend.backend() != "tensorflow":
@@ -299,7 +337,7 @@ class MutualNet(Classifier):
             self.num_random_widths,
         )
         points = [
-            (_DrawnPoint(width=width), resolution)
+            (OperatingPoint(width=width), resolution)
             for width, resolution in drawn
         ]
         loss, logits, gradients = sandwich_gradients(
@@ -352,15 +390,6 @@ class MutualNet(Classifier):
     def from_config(cls, config):
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**{**config, "backbone": backbone})
-
-
-@dataclasses.dataclass(frozen=True)
-class _DrawnPoint(OperatingPoint):
-    """A point that was drawn in a training step: the width is a number or a
-    scalar tensor, the resolution that of the images."""
-
-    def __post_init__(self):
-        pass  # tensors have no value yet
 
 
 def _check_width_range(width_range) -> tuple[float, float]:

@@ -2,9 +2,9 @@
 
 from keras import ops
 
-from keras_resadapt.layers import DrawnWidth
 from keras_resadapt.layers import resize_to_corners
 from keras_resadapt.layers.batch_normalization import num_replicas
+from keras_resadapt.operating_point import DrawnWidth
 
 
 def draw_sub_networks(
@@ -63,7 +63,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks):
 
     def run(images, point, loss_of):
         with tf.GradientTape() as tape:
-            logits = model.logits_in_training(images, point)
+            logits = model(images, point=point, training=True)
             loss = loss_of(logits)
             scaled = model.optimizer.scale_loss(loss)
         gradients = tape.gradient(

@@ -1,0 +1,199 @@
+"""BatchNormalization statistics computed after training."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resadapt.inference.batches import images_at
+from keras_resadapt.inference.batches import labelled_batches
+from keras_resadapt.inference.compiled import compile_function
+from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.point_cascade import PointCascade
+from keras_resadapt.operating_point import DrawnWidth
+from keras_resadapt.operating_point import OperatingPoint
+
+
+def calibrate_batch_norm(
+    model: Classifier,
+    data: Iterable,
+    points: Sequence[OperatingPoint] | None = None,
+    num_images: int = 2000,
+    verbose: bool = True,
+) -> None:
+    """Computes the mean and variance of every normalization, at every point.
+
+    Each becomes the average of the batches' own, over the whole of the images
+    and not a moving one (MutualNet, section 3.1, "Post-Statistics of Batch
+    Normalization"). They are kept with the model, a set a point, saved and
+    exported with it. One pass over the data serves all points.
+
+    A `MutualNet` needs it at every point but the full network. Any other
+    family can be calibrated too, such as a fine-tuned `RSNet`; the statistics
+    of a cascade are those of its one pass through all exits, those of a
+    `PointCascade` its network's.
+
+    Args:
+        model: A classifier. It changes only after the last image has run.
+        data: Batches of (images, labels) as the network was trained on, such
+            as `data.training_batches` or `data.evaluation_batches` of training
+            pictures; the labels count for nothing. Images at the largest
+            resolution, from which others are resized, or a tuple with a tensor
+            each. At least 32 a batch, so that the batches' statistics are good.
+        points: By default `model.operating_points`. A cascade has no choice.
+        num_images: How many images to run; the data may have fewer.
+        verbose: Whether to show the progress.
+
+    Raises:
+        TypeError: The model is no `Classifier`.
+        ValueError: `num_images` below 1, no points, bad data, or points that
+            the model does not have.
+
+    Example:
+
+    >>> points = [OperatingPoint(r, w) for r in (224, 160) for w in (1.0, 0.5)]
+    >>> calibrate_batch_norm(model, batches, points)
+    >>> logits = model.logits(images, OperatingPoint(160, 0.5))
+    """
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "`model` must be a network of this package, such as a "
+            f"`MutualNet`. Received: {type(model).__name__}"
+        )
+    if num_images < 1:
+        raise ValueError(
+            f"`num_images` must be positive. Received: num_images={num_images}"
+        )
+    if isinstance(model, PointCascade):
+        return calibrate_batch_norm(
+            model.network, data, points or model.points, num_images, verbose
+        )
+    if isinstance(model, Cascade):
+        if points is not None:
+            raise ValueError(
+                "A cascade is calibrated as a whole: leave out `points`. "
+                f"Received: points={points}"
+            )
+        points = [OperatingPoint()]
+    points = list(model.operating_points if points is None else points)
+    if not points:
+        raise ValueError("`points` must name at least one operating point.")
+    sizes = [model.resolution_of(point) for point in points]  # checks them
+
+    collect = _Collector(model)
+    averages = [_Average() for _ in points]
+    for images in _first_images(data, num_images, verbose):
+        for point, size, average in zip(points, sizes, averages):
+            view = ops.convert_to_tensor(images_at(images, size))
+            average.add(collect(view, point), len(view))
+    if hasattr(model, "add_statistics"):
+        model.add_statistics(points)
+    for point, average in zip(points, averages):
+        norms = collect.norms(point)
+        for norm, statistics in zip(norms, average.value, strict=True):
+            for variable, value in zip(point.statistics(norm), statistics):
+                variable.assign(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CollectingPoint(OperatingPoint):
+    """An operating point at which every normalization uses the batch's
+    statistics, and that notes them."""
+
+    norms: list = dataclasses.field(default_factory=list)
+    values: list = dataclasses.field(default_factory=list)
+
+    def call(self, layer, inputs, **kwargs) -> Any:
+        if not hasattr(layer, "normalize_by_batch"):
+            return super().call(layer, inputs, **kwargs)
+        outputs, mean, variance = layer.normalize_by_batch(
+            inputs, **self._axes(layer)
+        )
+        self.norms.append(layer)
+        self.values.append((mean, variance))
+        return outputs
+
+
+class _Collector:
+    """The statistics of a batch at any point, from as few graphs as can be."""
+
+    def __init__(self, model):
+        self._model = model
+        self._norms = {}
+        self._functions = {}
+        # Where a graph can slice to a width that it is given, all widths
+        # share one.
+        self._any_width = keras.backend.backend() == "tensorflow"
+
+    def norms(self, point) -> list:
+        """The normalization layers in the order of `__call__`'s result."""
+        return self._norms[self._key(point)]
+
+    def __call__(self, images, point) -> list:
+        """Mean and variance of each normalization, as NumPy arrays."""
+        key = self._key(point)
+        if key not in self._functions:
+            self._functions[key] = compile_function(
+                lambda images, *width: self._run(images, point, key, *width)
+            )
+        width = ()
+        if self._any_width and point.width is not None:
+            width = (ops.convert_to_tensor(point.width, "float64"),)
+        return [
+            tuple(map(np.asarray, pair))
+            for pair in self._functions[key](images, *width)
+        ]
+
+    def _key(self, point):
+        if self._any_width:
+            point = dataclasses.replace(point, width=None)
+        return point.name
+
+    def _run(self, images, point, key, *width):
+        axes = dataclasses.asdict(point)
+        if width:
+            axes["width"] = DrawnWidth(*width)
+        point = _CollectingPoint(**axes)
+        if isinstance(self._model, Cascade):
+            state = self._model.start(images, point, training=True)
+            while state.exit < self._model.num_exits:
+                _, state = self._model.advance(state, training=True)
+        else:
+            self._model(images, point=point, training=True)
+        self._norms[key] = point.norms
+        return point.values
+
+
+class _Average:
+    """The average of lists of pairs of arrays, weighted."""
+
+    def __init__(self):
+        self.value = None
+        self._weight = 0
+
+    def add(self, pairs, weight):
+        self._weight += weight
+        new = [[x.astype("float64") for x in pair] for pair in pairs]
+        if self.value is None:
+            self.value = new
+            return
+        for mean, x in zip(self.value, new):
+            for i in range(2):
+                mean[i] += (x[i] - mean[i]) * (weight / self._weight)
+
+
+def _first_images(data, num_images, verbose):
+    """The images of the first batches, `num_images` in all."""
+    missing = num_images
+    for images, labels in labelled_batches(data, verbose):
+        if isinstance(images, (tuple, list)):
+            yield tuple(view[:missing] for view in images)
+        else:
+            yield images[:missing]
+        missing -= len(labels)
+        if missing <= 0:
+            return

@@ -1,0 +1,102 @@
+"""A switchable network as a cascade: its operating points, cheap to dear."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_resadapt.layers import resize_bilinear
+from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.operating_point import OperatingPoint
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class PointCascade(Cascade):
+    """A cascade whose exits are operating points of another network.
+
+    The resolutions of an `RSNet`, or widths and resolutions of a `MutualNet`,
+    tried from cheap to dear. Nothing of a cheaper point is used again at a
+    dearer one, so that an image that goes on pays for both; but all exits
+    share the weights. What is made for cascades works for it:
+    `AdaptivePredictor`, `calibrate`, export with an `adaptive` signature.
+
+    Train the network itself, and calibrate a `MutualNet`'s points before.
+
+    Args:
+        network: An `RSNet` or a `MutualNet`, whose weights are shared and not
+            copied.
+        points: Its operating points, in any order; by default all that it
+            has. More than three or four rarely pay.
+        **kwargs: Arguments of `Cascade`.
+
+    Attributes:
+        points: The points by cost, the cheapest first: exit 0.
+        resolution: The largest of them. Images of others are made from it.
+    """
+
+    def __init__(
+        self,
+        network: Classifier,
+        points: Sequence[OperatingPoint] | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(network, Classifier) or isinstance(network, Cascade):
+            raise TypeError(
+                "`network` must be an `RSNet` or a `MutualNet`. "
+                f"Received: {network!r} of type {type(network).__name__}"
+            )
+        points = tuple(network.operating_points if points is None else points)
+        if not points or len({point.name for point in points}) < len(points):
+            raise ValueError(
+                "`points` must name at least one operating point, and none "
+                f"twice. Received: points={points}"
+            )
+        self.network = network
+        rows = sorted(network.profile(points), key=lambda row: row.madds)
+        self.points = tuple(row.point for row in rows)
+        self.num_classes = network.num_classes
+        self.num_exits = len(self.points)
+        self.resolution = max(point.resolution for point in self.points)
+        self.preprocessing = network.preprocessing
+        self.build_from_point()
+
+    def check_images(self, images) -> None:
+        super().check_images(images)
+        if tuple(images.shape[1:3]) != (self.resolution, self.resolution):
+            raise ValueError(
+                f"Images must have {self.resolution} x {self.resolution} "
+                "pixels, the largest resolution of the points. "
+                f"Received: {images.shape[1]} x {images.shape[2]}"
+            )
+
+    def begin(self, images, point, training=None):
+        return {"images": images}
+
+    def extend(self, features, exit, point, training=None):
+        return features
+
+    def classify(self, features, exit, point, training=None):
+        chosen = self.points[exit]
+        images = resize_bilinear(
+            ops.cast(features["images"], "float32"), chosen.resolution
+        )
+        point = dataclasses.replace(
+            point, **dataclasses.asdict(chosen) | {"exit": None}
+        )
+        return self.network(images, point=point, training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "points": [dataclasses.asdict(point) for point in self.points],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        network = keras.saving.deserialize_keras_object(config["network"])
+        points = [OperatingPoint(**point) for point in config["points"]]
+        return cls(**{**config, "network": network, "points": points})
