@@ -1,8 +1,5 @@
 """MutualNet: slicing, the sandwich, statistics a point, the query table."""
 
-import dataclasses
-import json
-
 import keras_resadapt
 import keras
 import numpy as np
@@ -47,6 +44,18 @@ def spread_out(model, seed=0):
         else:
             v.assign(v + rng.normal(0, 0.2, v.shape))
     return model
+
+
+def count_calls(model, name):
+    """A list whose number grows when Python runs a method, once a trace."""
+    method, calls = getattr(model, name), [0]
+
+    def counted(*args):
+        calls[0] += 1
+        return method(*args)
+
+    object.__setattr__(model, name, counted)
+    return calls
 
 
 @pytest.fixture
@@ -257,29 +266,27 @@ def test_draws():
     np.testing.assert_allclose(shares, 1 / 3, atol=0.06)
 
 
-def test_fit_compiles_one_graph_and_learns(batch, tmp_path):
+def test_fit_compiles_one_graph_and_learns(tmp_path):
     keras.utils.set_random_seed(0)
     mutual = make_mutual()
     mutual.compile(training.SGD(0.05), metrics=["accuracy"])
-    images, labels = batch
-    images = images * 0.2 + 40 * labels[:, None, None, None]
+    rng = np.random.default_rng(0)  # a brightness a class
+    labels = rng.integers(0, 5, 40)
+    images = rng.uniform(0, 50, (40, 32, 32, 3)) + 40 * labels[:, None, None, None]
     batch = images.astype("float32"), labels
-    history = mutual.fit(*batch, epochs=30, batch_size=8, verbose=0).history
+    traces = count_calls(mutual, "train_step")
+    history = mutual.fit(*batch, epochs=12, batch_size=20, verbose=0).history
     assert set(history) == {"loss", "r32_w100_accuracy"}
-    # Not the loss: the divergences grow before they shrink.
+    assert history["loss"][-1] < 0.6 * history["loss"][0]
     assert history["r32_w100_accuracy"][-1] > 0.9
     # Widths and resolutions were drawn anew in every step.
-    counts = [
-        f.experimental_get_tracing_count()
-        for f in tf.__internal__.nest.flatten(mutual.train_function)
-        if hasattr(f, "experimental_get_tracing_count")
-    ]
-    assert counts == [1]
+    # (TensorFlow traces a step that creates its metrics twice.)
+    assert traces[0] <= 2
     # A resumed run draws and steps as if nothing had happened.
     mutual.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")
     for model in (mutual, copy):
-        model.fit(*batch, batch_size=4, shuffle=False, verbose=0)
+        model.fit(*batch, batch_size=20, shuffle=False, verbose=0)
     for a, b in zip(mutual.get_weights(), copy.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

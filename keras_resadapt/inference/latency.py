@@ -1,5 +1,6 @@
 """What an operating point costs in milliseconds, here and now."""
 
+import functools
 import statistics
 import time
 from collections.abc import Iterable
@@ -36,18 +37,20 @@ def measure_latency(
             f"batch_size={batch_size}, repeats={repeats}"
         )
     points = list(points or model.operating_points)
+    shapes = {
+        point.name: (batch_size, size, size, 3)
+        for point in points
+        for size in [model.resolution_of(point)]
+    }
     passes = {
         point.name: compile_function(
-            lambda images, point=point: model.logits(images, point)
+            functools.partial(model.logits, point=point), shapes[point.name]
         )
         for point in points
     }
     images = {
-        point.name: keras.ops.convert_to_tensor(
-            np.zeros((batch_size, size, size, 3), "float32")
-        )
-        for point in points
-        for size in [model.resolution_of(point)]
+        name: keras.ops.zeros(shape, "float32")
+        for name, shape in shapes.items()
     }
     times = {name: [] for name in passes}
     for turn in range(repeats + 2):

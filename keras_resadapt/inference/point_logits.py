@@ -1,6 +1,7 @@
 """The logits of a data set at every operating point, from one pass over it."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -214,15 +215,19 @@ def count_correct(
 
 def _each_point(model, points):
     """A function from a batch to the logits at each point."""
+    sizes = [model.resolution_of(point) for point in points]
     passes = [
-        compile_function(lambda images, point=point: model.logits(images, point))
-        for point in points
+        compile_function(
+            functools.partial(model.logits, point=point),
+            (None, size, size, 3),
+        )
+        for point, size in zip(points, sizes)
     ]
 
     def run(images):
         return [
-            one(images_at(images, model.resolution_of(point)))
-            for one, point in zip(passes, points)
+            one(ops.convert_to_tensor(images_at(images, size), "float32"))
+            for one, size in zip(passes, sizes)
         ]
 
     return run
