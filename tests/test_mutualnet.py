@@ -351,6 +351,8 @@ def test_us_net_draws_one_resolution(batch):
         )
     ]
     assert sizes == [32, 32, 32]
+    # A single width at a single resolution is an ordinary network.
+    assert not sandwich.draw_sub_networks(tf.constant(0), 0, (1, 1), (32,), 2)
     # US-Net+: it can still be calibrated and run at the others.
     inference.calibrate_batch_norm(
         model, [batch], [OperatingPoint(16, 0.5)], verbose=False

@@ -319,14 +319,17 @@ class MutualNet(Classifier):
             )
         super().compile(*args, jit_compile=False, **kwargs)
 
-    def train_step(self, *args):
-        """The sandwich: one sub-network after the other, then one update."""
+    def make_train_function(self, force=False):
         if keras.backend.backend() != "tensorflow":
             raise NotImplementedError(
                 "Slimmable networks train on the TensorFlow backend, which "
                 "can slice to a width that is drawn in the step. Elsewhere "
                 "they run, save and load."
             )
+        return super().make_train_function(force)
+
+    def train_step(self, *args):
+        """The sandwich: one sub-network after the other, then one update."""
         (data,) = args
         (images,), y, sample_weight = self._prepare(data)
         drawn = draw_sub_networks(

@@ -22,11 +22,14 @@ def draw_sub_networks(
 
     Returns:
         Pairs (width, resolution), the first of the smallest width; the other
-        widths are `DrawnWidth`s, resolutions scalar tensors.
+        widths are `DrawnWidth`s, resolutions scalar tensors. An
+        empty list for a network of one width and one resolution.
     """
     import tensorflow as tf
 
     smallest, largest = width_range
+    if smallest == largest and len(resolutions) == 1:
+        return []
     step = ops.cast(step, "int32")
     uniform = tf.random.stateless_uniform(
         (2, num_random_widths + 1), seed=(seed, step), dtype=tf.float64
