@@ -1,8 +1,36 @@
 """What every backbone is: a stem, a list of stages, and layers to choose."""
 
+from collections.abc import Sequence
+
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.operating_point import OperatingPoint
+
+
+STEMS = ("imagenet", "small")
+
+
+def check_stages(depths: Sequence[int], **others: Sequence) -> None:
+    """Raises a `ValueError` unless every argument has an entry a stage."""
+    if (
+        not depths
+        or min(depths) < 1
+        or any(len(values) != len(depths) for values in others.values())
+    ):
+        received = {"depths": depths, **others}
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in received)} must have one "
+            "positive entry a stage. Received: "
+            f"{', '.join(f'{k}={v}' for k, v in received.items())}"
+        )
+
+
+def check_stem(stem: str) -> None:
+    """Raises a `ValueError` for a stem that there is not."""
+    if stem not in STEMS:
+        raise ValueError(
+            f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
+        )
 
 
 class Backbone(Block):

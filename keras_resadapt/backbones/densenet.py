@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.backbone import check_stem
 from keras_resadapt.backbones.resnet import Stem
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import LayerSet
@@ -127,10 +128,7 @@ class DenseNet(Backbone):
                 "`compression` must be in (0, 1]. "
                 f"Received: compression={compression}"
             )
-        if stem not in ("imagenet", "small"):
-            raise ValueError(
-                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
-            )
+        check_stem(stem)
         self.depths = tuple(depths)
         self.growth_rate = growth_rate
         self.bottleneck_factor = bottleneck_factor

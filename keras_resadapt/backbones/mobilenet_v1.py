@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.backbone import check_stages
+from keras_resadapt.backbones.backbone import check_stem
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import ConvBlock
 from keras_resadapt.layers import LayerSet
@@ -75,19 +77,12 @@ class MobileNetV1(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if len(depths) != len(filters) or not depths or min(depths) < 1:
-            raise ValueError(
-                "`depths` and `filters` must have one positive entry a stage. "
-                f"Received: depths={depths}, filters={filters}"
-            )
+        check_stages(depths, filters=filters)
         if not alpha > 0:
             raise ValueError(
                 f"`alpha` must be positive. Received: alpha={alpha}"
             )
-        if stem not in ("imagenet", "small"):
-            raise ValueError(
-                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
-            )
+        check_stem(stem)
         self.depths = tuple(depths)
         self.filters = tuple(filters)
         self.alpha = alpha

@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.backbone import check_stages
+from keras_resadapt.backbones.backbone import check_stem
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import ConvBlock
 from keras_resadapt.layers import LayerSet
@@ -101,20 +103,12 @@ class MobileNetV2(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        lengths = {len(depths), len(filters), len(strides), len(expansions)}
-        if len(lengths) > 1 or not depths:
-            raise ValueError(
-                "`depths`, `filters`, `strides` and `expansions` must have "
-                "one entry a stage. Received: "
-                f"depths={depths}, filters={filters}, strides={strides}, "
-                f"expansions={expansions}"
-            )
+        check_stages(
+            depths, filters=filters, strides=strides, expansions=expansions
+        )
         if not alpha > 0:
             raise ValueError(f"`alpha` must be positive. Received: {alpha}")
-        if stem not in ("imagenet", "small"):
-            raise ValueError(
-                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
-            )
+        check_stem(stem)
         self.depths = tuple(depths)
         self.filters = tuple(filters)
         self.strides = tuple(strides)

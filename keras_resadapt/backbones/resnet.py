@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
+from keras_resadapt.backbones.backbone import check_stages
+from keras_resadapt.backbones.backbone import check_stem
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers import conv_norm
@@ -130,15 +132,8 @@ class ResNet(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if len(depths) != len(filters) or not depths or min(depths) < 1:
-            raise ValueError(
-                "`depths` and `filters` must have one positive entry a stage. "
-                f"Received: depths={depths}, filters={filters}"
-            )
-        if stem not in ("imagenet", "small"):
-            raise ValueError(
-                f"`stem` must be 'imagenet' or 'small'. Received: stem={stem!r}"
-            )
+        check_stages(depths, filters=filters)
+        check_stem(stem)
         self.depths = tuple(depths)
         self.filters = tuple(filters)
         self.bottleneck = bottleneck
