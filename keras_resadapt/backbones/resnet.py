@@ -29,7 +29,7 @@ def _conv(layers, filters, kernel_size, strides=1, ratio=1.0, *, name):
 class Stem(Block):
     """A convolution, and for large pictures a pooling, before the stages."""
 
-    def __init__(self, filters, kind, ratio, layers, **kwargs):
+    def __init__(self, filters, kind, layers, ratio=1.0, **kwargs):
         super().__init__(**kwargs)
         large = kind == "imagenet"
         self.conv1 = _conv(
@@ -142,7 +142,7 @@ class ResNet(Backbone):
 
         channels = filters[0]
         ratio = 1 / 4 if bottleneck else 1
-        self.stages = [[Stem(channels, stem, ratio, layers, name="stem")]]
+        self.stages = [[Stem(channels, stem, layers, ratio, name="stem")]]
         for i, (depth, width) in enumerate(zip(depths, filters)):
             stage = []
             for j in range(depth):
