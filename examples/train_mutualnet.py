@@ -2,8 +2,9 @@
 
 By default on the package's own demo set, in minutes on a CPU:
 
-    python examples/train_mutualnet.py --epochs=10 --crop=pad \
-        --crop_fraction=1 --output_dir=runs/demo_mutualnet
+    python examples/train_mutualnet.py --epochs=30 --batch_size=64 \
+        --learning_rate=2 --crop=pad --crop_fraction=1 \
+        --output_dir=runs/demo_mutualnet
 
 The paper's recipe (appendix A.1), on the GPUs of one machine:
 
