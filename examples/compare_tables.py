@@ -34,6 +34,11 @@ def main(_):
         os.path.basename(os.path.dirname(os.path.abspath(path)))
         for path in FLAGS.tables
     ]
+    if not FLAGS.names and len(set(names)) < len(names):
+        raise app.UsageError(
+            f"The folders have the same names, {names}: tell them apart, or "
+            "put them together, by --names."
+        )
     if len(names) != len(FLAGS.tables):
         raise app.UsageError("--names must have a name a file of --tables.")
     tables = {}

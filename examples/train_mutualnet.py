@@ -79,7 +79,9 @@ flags.DEFINE_string(
     "init_from", None, "A `.keras` file of a MutualNet to fine-tune, which "
     "also gives all the above.",
 )
-flags.DEFINE_float("width_step", 0.05, "Of the query table.")
+flags.DEFINE_float(
+    "width_step", 0.05, "Of the query table.", lower_bound=0.01
+)
 flags.DEFINE_integer(
     "calibration_images", 2000, "Training pictures for the statistics.",
     lower_bound=1,
@@ -93,7 +95,8 @@ def _integers(values):
 def build_model(num_classes: int) -> keras_resadapt.MutualNet:
     """The network that the flags describe."""
     if FLAGS.init_from:
-        return keras.models.load_model(FLAGS.init_from).with_classes(num_classes)
+        model = keras.models.load_model(FLAGS.init_from)
+        return model.with_classes(num_classes)
     default = (48, 32, 16) if FLAGS.model == "tiny" else None
     options = {
         "stem": FLAGS.stem,
@@ -102,7 +105,7 @@ def build_model(num_classes: int) -> keras_resadapt.MutualNet:
         "depths": _integers(FLAGS.depths),
         "filters": _integers(FLAGS.filters),
     }
-    return MODELS[FLAGS.model](
+    model = MODELS[FLAGS.model](
         num_classes,
         tuple(float(width) for width in FLAGS.width_range),
         num_random_widths=FLAGS.num_random_widths,
@@ -110,6 +113,8 @@ def build_model(num_classes: int) -> keras_resadapt.MutualNet:
         seed=FLAGS.seed,
         **{k: v for k, v in options.items() if v is not None},
     )
+    model.grid(FLAGS.width_step)  # says what is wrong before the training
+    return model
 
 
 def report(model, sources) -> None:
@@ -133,13 +138,20 @@ def report(model, sources) -> None:
         FLAGS.calibration_images,
     )
     model.save(os.path.join(folder, "model.keras"))
+    path = os.path.join(folder, "query_table.json")
+    if os.path.exists(path):
+        try:
+            inference.QueryTable.load(path, model)
+        except ValueError as error:
+            print(f"{path} is measured anew: {error}")
+            os.remove(path)
     table = inference.QueryTable.measure(
         model,
         training_script.evaluation_batches(
             sources.validation, model.resolutions
         ),
         FLAGS.width_step,
-        path=os.path.join(folder, "query_table.json"),
+        path=path,
     )
     print("\nbest for its cost  MAdds (M)  accuracy  ms for one image")
     for row in table.front():

@@ -107,7 +107,7 @@ class AlphaDivergence(keras.losses.Loss):
     and KL(p || q) for alpha = 1. Of the divergences for `alpha_min`, which
     blames q for mass where p has none, and `alpha_max`, which blames it for the
     contrary, each image takes the larger one (equation 9). Weights r^alpha are
-    clipped at `clip`, and the gradient is that of the importance-weighted
+    clipped at `clip` (not for alpha = 1, whose q r^alpha is p), and the gradient is that of the importance-weighted
     log-likelihood with these weights held fixed, so that no image's gradient
     gets out of hand. No gradient flows to the teacher.
 
@@ -158,20 +158,21 @@ class AlphaDivergence(keras.losses.Loss):
     def _divergence(self, log_p, log_q, alpha):
         """Its value, and a function with its gradient, for each image."""
         fixed_log_q = ops.stop_gradient(log_q)
-        q = ops.exp(fixed_log_q)
         log_ratio = log_p - fixed_log_q
         if alpha == 1:
-            # f(r) = r log r; the weight of the gradient is r.
-            ratio = ops.exp(log_ratio)
-            value = ops.sum(q * ratio * log_ratio, axis=-1)
-            weight = ratio
-        else:
-            # f(r) = (r^alpha - 1) / (alpha (alpha - 1))
-            power = ops.minimum(ops.exp(alpha * log_ratio), self.clip)
-            constant = 1 / (alpha * (alpha - 1))
-            value = ops.sum(q * (power - 1) * constant, axis=-1)
-            weight = power / alpha
-        return value, -ops.sum(q * weight * log_q, axis=-1)
+            # f(r) = r log r; q r is p, whatever overflows.
+            p = ops.exp(log_p)
+            return (
+                ops.sum(p * log_ratio, axis=-1), -ops.sum(p * log_q, axis=-1)
+            )
+        # f(r) = (r^alpha - 1) / (alpha (alpha - 1))
+        q = ops.exp(fixed_log_q)
+        power = ops.minimum(ops.exp(alpha * log_ratio), self.clip)
+        constant = 1 / (alpha * (alpha - 1))
+        return (
+            ops.sum(q * (power - 1) * constant, axis=-1),
+            -ops.sum(q * power / alpha * log_q, axis=-1),
+        )
 
     def get_config(self):
         return {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import operator
 from typing import Any
 
 
@@ -37,6 +38,9 @@ class OperatingPoint:
     exit: int | None = None
 
     def __post_init__(self):
+        if hasattr(self.resolution, "__index__"):  # NumPy's, say
+            resolution = operator.index(self.resolution)
+            object.__setattr__(self, "resolution", resolution)
         if self.resolution is not None and not (
             isinstance(self.resolution, int) and self.resolution > 0
         ):

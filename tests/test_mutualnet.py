@@ -372,6 +372,9 @@ def test_alpha_divergence_is_its_formula():
     np.testing.assert_allclose(
         loss(p_logits, q_logits), np.maximum(kl, reverse), rtol=1e-5
     )
+    assert float(
+        losses.AlphaDivergence()([[0.0, -100.0]], [[-100.0, 0.0]])
+    ) == pytest.approx(100)
     # The gradient of the larger one: -sum of q weight d(log q)
     z = tf.Variable(q_logits.astype("float32"))
     with tf.GradientTape() as tape:
@@ -545,6 +548,14 @@ def test_measure_goes_on_where_it_was(mutual, batch, tmp_path, capsys):
         assert row.accuracy == accuracy[row.name]
         assert 0 < row.ms[1] < 1e4
 
+    # More batch sizes join what was measured
+    more = measure(resolutions=(16,), batch_sizes=(4,), verbose=False)
+    assert set(more.rows[0].ms) == {1, 4}
+    whole = inference.QueryTable.load(path, mutual)
+    assert whole.best(max_ms=1e4).ms[1] > 0
+    with pytest.raises(ValueError, match="must be one of .1., measured"):
+        whole.best(max_ms=1e4, batch=4)
+
     # A table of another model is refused
     mutual.classifier.bias.assign_add([1.0] * 5)
     with pytest.raises(ValueError, match="another model"):
@@ -612,11 +623,13 @@ def test_points_as_exits_and_signatures(mutual, batch, tmp_path):
         ({"width_range": (0, 1)}, "`width_range` must be"),
         ({"width_range": (1.0, 0.5)}, "`width_range` must be"),
         ({"width_range": 0.5}, "`width_range` must be"),
+        ({"width_range": (0.5, float("inf"))}, "`width_range` must be"),
+        ({"seed": None}, "`seed` must be an integer"),
         ({"train_resolutions": (48,)}, "`train_resolutions` must be among"),
         ({"train_resolutions": (16,)}, "the largest one"),
-        ({"num_random_widths": -1}, "`num_random_widths` must not"),
+        ({"num_random_widths": -1}, "`num_random_widths` must be an integer"),
         ({"distillation": "l2"}, "`distillation` must be one of"),
-        ({"num_classes": 0}, "`num_classes` must be a positive"),
+        ({"num_classes": 0}, "`num_classes` must be an integer"),
         ({"calibrated": [(32, 3.0)]}, "width must be from 0.25 to 1.0"),
     ],
 )
@@ -642,11 +655,20 @@ def test_points_that_it_does_not_have(mutual, batch):
             inference.calibrate_batch_norm(mutual, [batch], [point])
     with pytest.raises(ValueError, match="24 x 24|32 x 32"):
         mutual.logits(images, OperatingPoint(24, 0.5))
+    # Nothing is kept of a calibration that could not be finished
+    clash = [OperatingPoint(32, 0.5), OperatingPoint(32, 0.501)]
     with pytest.raises(ValueError, match="two digits"):
-        mutual.add_statistics([OperatingPoint(32, 0.5), OperatingPoint(32, 0.501)])
+        inference.calibrate_batch_norm(mutual, [batch], clash, verbose=False)
+    assert mutual.operating_points == (mutual.full_point,)
+    with pytest.raises(ValueError, match="two digits"):
+        mutual.grid([0.5, 0.501])
+    with pytest.raises(ValueError, match="at least one width"):
+        mutual.grid([])
+    with pytest.raises(ValueError, match="Missing: .*width=0.5"):
+        keras_resadapt.PointCascade(mutual, clash[:1])
     with pytest.raises(ValueError, match="positive step"):
         mutual.grid(0)
-    with pytest.raises(ValueError, match="`num_images` must be positive"):
+    with pytest.raises(ValueError, match="`num_images` must be a positive"):
         inference.calibrate_batch_norm(mutual, [batch], num_images=0)
     with pytest.raises(ValueError, match="at least one operating point"):
         inference.calibrate_batch_norm(mutual, [batch], [])
@@ -658,11 +680,46 @@ def test_points_that_it_does_not_have(mutual, batch):
 
 
 def test_statistics_of_another_model_do_not_fit(mutual, batch, tmp_path):
-    inference.calibrate_batch_norm(
-        mutual, [batch], [OperatingPoint(16, 0.5)], verbose=False
-    )
+    point = OperatingPoint(16, 0.5)
+    inference.calibrate_batch_norm(mutual, [batch], [point], verbose=False)
     path = str(tmp_path / "model.weights.h5")
     mutual.save_weights(path)
-    with pytest.raises(ValueError):
-        make_mutual().load_weights(path)
-    make_mutual(calibrated=[(16, 0.5)]).load_weights(path)
+    for calibrated in ((), [(24, 0.5)], [(16, 0.501)]):
+        with pytest.raises(ValueError, match="`calibrated`"):
+            make_mutual(calibrated=calibrated).load_weights(path)
+    copy = make_mutual(calibrated=[(16, 0.5)])
+    x = batch[0][:, ::2, ::2]
+    assert np.isnan(copy.logits(x, point)).all()  # not filled yet
+    copy.load_weights(path)
+    np.testing.assert_array_equal(copy.logits(x, point), mutual.logits(x, point))
+    # A width of the same name is another width
+    with pytest.raises(ValueError, match="no BatchNormalization statistics"):
+        copy.logits(x, OperatingPoint(16, 0.501))
+
+
+def test_training_forgets_statistics(mutual, batch, tmp_path):
+    point = OperatingPoint(16, 0.5)
+    count = len(mutual.variables)
+    inference.calibrate_batch_norm(mutual, [batch], [point], verbose=False)
+    assert len(mutual.variables) > count
+    head = mutual.with_classes(5)
+    head.backbone.trainable = False  # they stay true
+    x = batch[0]
+    before = head.logits(x, head.full_point)
+    np.testing.assert_allclose(  # the full network's, also in training
+        head.logits(x, head.full_point, training=True), before, atol=1e-5
+    )
+    for model in (mutual, head):
+        model.compile(training.SGD(0.1))
+        model.fit(*batch, verbose=0)
+    assert head.operating_points == (head.full_point, point)
+    assert mutual.operating_points == (mutual.full_point,)
+    assert len(mutual.variables) == count
+    with pytest.raises(ValueError, match="calibrate_batch_norm"):
+        mutual.logits(x[:, ::2, ::2], point)
+    inference.calibrate_batch_norm(mutual, [batch], [point], verbose=False)
+    mutual.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        copy.logits(x[:, ::2, ::2], point), mutual.logits(x[:, ::2, ::2], point)
+    )

@@ -32,7 +32,8 @@ def calibrate_batch_norm(
     Normalization"). They are kept with the model, a set a point, saved and
     exported with it. One pass over the data serves all points.
 
-    A `MutualNet` needs it at every point but the full network. Any other
+    A `MutualNet` needs it at every point but the full network, and again after
+    further training. Any other
     family can be calibrated too, such as a fine-tuned `RSNet`; the statistics
     of a cascade are those of its one pass through all exits, those of a
     `PointCascade` its network's.
@@ -64,10 +65,13 @@ def calibrate_batch_norm(
             "`model` must be a network of this package, such as a "
             f"`MutualNet`. Received: {type(model).__name__}"
         )
-    if num_images < 1:
+    if not hasattr(num_images, "__index__") or num_images < 1:
         raise ValueError(
-            f"`num_images` must be positive. Received: num_images={num_images}"
+            "`num_images` must be a positive integer. "
+            f"Received: num_images={num_images}"
         )
+    if isinstance(points, OperatingPoint):
+        points = [points]
     if isinstance(model, PointCascade):
         return calibrate_batch_norm(
             model.network, data, points or model.points, num_images, verbose
@@ -83,6 +87,9 @@ def calibrate_batch_norm(
     if not points:
         raise ValueError("`points` must name at least one operating point.")
     sizes = [model.resolution_of(point) for point in points]  # checks them
+
+    if hasattr(model, "points_without_statistics"):
+        model.points_without_statistics(points)  # checks their names
 
     collect = _Collector(model)
     averages = [_Average() for _ in points]

@@ -26,7 +26,7 @@ class QueryRow:
     """What one way of running a network gives and costs.
 
     Attributes:
-        name: The operating point's name; `"adaptive_12M"` for a cascade
+        name: The operating point's name; `"adaptive0"`, ... for a cascade
             with thresholds.
         accuracy: Top-1, in [0, 1].
         madds: Multiply-adds an image, on average where it depends on it.
@@ -100,7 +100,8 @@ class QueryTable:
                 first for a server that answers at once.
             repeats: Timed passes of each.
             path: A JSON file. The table is saved there while it grows, and a
-                measurement that was interrupted goes on from there.
+                measurement on the same data that was interrupted goes on
+                from there.
             verbose: Whether to show the progress.
 
         Raises:
@@ -114,7 +115,9 @@ class QueryTable:
                 f"`MutualNet`. Received: {type(model).__name__}"
             )
         batch_sizes = tuple(batch_sizes)
-        if not all(size >= 1 for size in (*batch_sizes, repeats, budgets)):
+        if not batch_sizes or not all(
+            size >= 1 for size in (*batch_sizes, repeats, budgets)
+        ):
             raise ValueError(
                 "`batch_sizes`, `repeats` and `budgets` must be positive. "
                 f"Received: {batch_sizes}, {repeats}, {budgets}"
@@ -155,8 +158,7 @@ class QueryTable:
             rows = _measure_points(
                 model, data, todo, batch_sizes, repeats, verbose
             )
-            kept = [r for r in table.rows if r.name not in {n.name for n in rows}]
-            table = cls((*kept, *rows), table.fingerprint)
+            table = cls(_merge(table.rows, rows), table.fingerprint)
             if path is not None:
                 table.save(path)
         names = {point.name for point in points}
@@ -227,11 +229,15 @@ class QueryTable:
             raise ValueError("The table has no rows.")
         if cost == "madds":
             return lambda row: row.madds
-        measured = list(self.rows[0].ms)
-        batch = measured[0] if batch is None else batch
-        if not all(batch in row.ms for row in self.rows):
+        measured = [
+            size for size in self.rows[0].ms
+            if all(size in row.ms for row in self.rows)
+        ]
+        if batch is None and measured:
+            batch = measured[0]
+        if batch not in measured:
             raise ValueError(
-                f"`batch` must be one of {measured}, which were measured. "
+                f"`batch` must be one of {measured}, measured for all rows. "
                 f"Received: batch={batch}"
             )
         return lambda row: row.ms[batch]
@@ -242,7 +248,7 @@ class QueryTable:
         if fingerprint != self.fingerprint:
             raise ValueError(
                 "The table was measured on another model, or before its last "
-                f"training: its fingerprint is {self.fingerprint!r}, that of "
+                f"training or calibration: its fingerprint is {self.fingerprint!r}, that of "
                 f"{model.name!r} is {fingerprint!r}."
             )
 
@@ -260,25 +266,51 @@ class QueryTable:
         """Reads what `save` wrote; with a model, checks that it is its."""
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        if not isinstance(content, dict) or set(content) != {
-            "rows", "fingerprint"
-        }:
-            raise ValueError(f"{os.fspath(path)!r} holds no query table.")
-        rows = []
-        for row in content["rows"]:
-            # JSON has no integers for keys, and no tuples.
-            row["ms"] = {int(batch): ms for batch, ms in row["ms"].items()}
-            if row["thresholds"] is not None:
-                row["thresholds"] = tuple(row["thresholds"])
-            rows.append(QueryRow(**row))
-        table = cls(tuple(rows), content["fingerprint"])
+        try:
+            table = cls(
+                tuple(map(_read_row, content["rows"])), content["fingerprint"]
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds no query table."
+            ) from error
         if model is not None:
             table.check(model)
         return table
 
 
+def _read_row(content) -> QueryRow:
+    # JSON has no integers for keys, and no tuples.
+    ms = {int(batch): ms for batch, ms in content["ms"].items()}
+    thresholds = content["thresholds"]
+    return QueryRow(
+        **{
+            **content,
+            "ms": ms,
+            "thresholds": thresholds and tuple(thresholds),
+        }
+    )
+
+
+def _merge(old, new) -> tuple[QueryRow, ...]:
+    """The new rows, with what old ones of the same names also measured."""
+    measured = {row.name: row.ms for row in old}
+    names = {row.name for row in new}
+    return (
+        *(row for row in old if row.name not in names),
+        *(
+            dataclasses.replace(
+                row, ms={**measured.get(row.name, {}), **row.ms}
+            )
+            for row in new
+        ),
+    )
+
+
 def _grid(model, widths, resolutions) -> list[OperatingPoint]:
-    resolutions = tuple(resolutions or model.resolutions)
+    resolutions = tuple(
+        model.resolutions if resolutions is None else resolutions
+    )
     if hasattr(model, "grid"):
         return model.grid(widths, resolutions)
     return [OperatingPoint(resolution=r) for r in resolutions]
@@ -320,14 +352,14 @@ def _measure_cascade(
         )
         for exit, (name, madds, accuracy) in enumerate(anytime(collected))
     ]
-    if held_out is not None:
-        first, *_, last = held_out.madds
-        for budget in np.linspace(first, last, budgets):
+    if held_out is not None and model.num_exits > 1:
+        costs = np.linspace(held_out.madds[0], held_out.madds[-1], budgets)
+        for number, budget in enumerate(costs):
             thresholds = calibrate(held_out, max_madds=float(budget))
             answer = simulate(collected, thresholds)
             rows.append(
                 QueryRow(
-                    f"adaptive_{budget / 1e6:.3g}M",
+                    f"adaptive{number}",
                     float(np.mean(answer.classes == collected.labels)),
                     float(answer.madds.mean()),
                     {

@@ -87,7 +87,9 @@ class Classifier(keras.Model):
                 (self.resolution_of(point),) * 2 + (3,),
                 point,
             )
-            for point in points or self.operating_points
+            for point in (
+                self.operating_points if points is None else points
+            )
         ]
 
     # === Training ===

@@ -1,6 +1,8 @@
 """MutualNet: any width at any of several resolutions (Yang et al., 2019)."""
 
 import functools
+import math
+import numbers
 from collections.abc import Sequence
 
 import keras
@@ -18,7 +20,6 @@ from keras_resadapt.layers import SlimmableBatchNormalization
 from keras_resadapt.layers import SlimmableConv2D
 from keras_resadapt.layers import SlimmableDense
 from keras_resadapt.layers import SlimmableDepthwiseConv2D
-from keras_resadapt.layers import resize_bilinear
 from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
 )
@@ -44,7 +45,7 @@ class MutualNet(Classifier):
 
     Of the BatchNormalization statistics, only the full network's are known
     after training. For every other operating point, call
-    `inference.calibrate_batch_norm` first.
+    `inference.calibrate_batch_norm` first; further training forgets them.
 
     `model(images)` and `predict` run the full width at the images' own
     resolution; `fit` and `evaluate` take images at the largest resolution and
@@ -68,7 +69,8 @@ class MutualNet(Classifier):
         preprocessing: `"imagenet"`, `"unit"` or `None`; see
             `layers.Preprocessing`.
         calibrated: The points that have statistics, as pairs (resolution,
-            width); how a saved model remembers them.
+            width): how a saved model remembers them. They are NaN until
+            weights are loaded or they are calibrated.
 
     Attributes:
         operating_points: Those with statistics: the full network, and the
@@ -94,11 +96,21 @@ class MutualNet(Classifier):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not hasattr(num_classes, "__index__") or num_classes < 1:
-            raise ValueError(
-                "`num_classes` must be a positive integer. "
-                f"Received: num_classes={num_classes!r}"
+        if not isinstance(backbone, Backbone):
+            raise TypeError(
+                "`backbone` must be a `backbones.Backbone`. "
+                f"Received: {backbone!r}"
             )
+        for name, value, least in (
+            ("num_classes", num_classes, 1),
+            ("num_random_widths", num_random_widths, 0),
+            ("seed", seed, 0),
+        ):
+            if not hasattr(value, "__index__") or value < least:
+                raise ValueError(
+                    f"`{name}` must be an integer, at least {least}. "
+                    f"Received: {name}={value!r}"
+                )
         self.width_range = _check_width_range(width_range)
         self.resolutions = check_resolutions(resolutions)
         if self.resolutions[-1] < backbone.stride:
@@ -108,7 +120,7 @@ class MutualNet(Classifier):
                 f"Received: resolutions={self.resolutions}"
             )
         self.train_resolutions = check_resolutions(
-            train_resolutions or self.resolutions
+            self.resolutions if train_resolutions is None else train_resolutions
         )
         if (
             not set(self.train_resolutions) <= set(self.resolutions)
@@ -118,11 +130,6 @@ class MutualNet(Classifier):
                 "`train_resolutions` must be among the resolutions, "
                 f"{self.resolutions}, and the largest one of them. "
                 f"Received: train_resolutions={self.train_resolutions}"
-            )
-        if num_random_widths < 0:
-            raise ValueError(
-                "`num_random_widths` must not be negative. "
-                f"Received: num_random_widths={num_random_widths}"
             )
         if distillation not in DISTILLATIONS:
             raise ValueError(
@@ -239,7 +246,7 @@ class MutualNet(Classifier):
             widths: A list, or the step from the largest to the smallest.
             resolutions: By default all.
         """
-        if isinstance(widths, (int, float)):
+        if isinstance(widths, numbers.Real):
             smallest, largest = self.width_range
             if not widths > 0:
                 raise ValueError(
@@ -251,33 +258,52 @@ class MutualNet(Classifier):
                 widths.append(smallest)
         points = [
             OperatingPoint(resolution, float(width))
-            for resolution in resolutions or self.resolutions
+            for resolution in (
+                self.resolutions if resolutions is None else resolutions
+            )
             for width in widths
         ]
+        if not points:
+            raise ValueError("`widths` must have at least one width.")
         for point in points:
             self.check_point(point)
+        _check_names(points)
         return points
 
     # === Statistics ===
+
+    def points_without_statistics(self, points) -> list[OperatingPoint]:
+        """Those of some points that are not among `operating_points`.
+
+        Raises:
+            ValueError: A point that the network does not have, or two whose
+                names are the same.
+        """
+        points = list(dict.fromkeys(points))
+        for point in points:
+            self.check_point(point)
+        new = [point for point in points if point not in self.operating_points]
+        _check_names((*self.operating_points, *new))
+        return new
 
     def add_statistics(self, points) -> None:
         """Makes room for the BatchNormalization statistics of more points.
 
         `inference.calibrate_batch_norm` fills them.
         """
-        for point in points:
-            self.check_point(point)
-            names = {p.name: p for p in self.operating_points}
-            if point.name in names:
-                if names[point.name] != point:
-                    raise ValueError(
-                        "Widths are told apart by two digits after the point. "
-                        f"Received: {point} beside {names[point.name]}"
-                    )
-                continue
+        for point in self.points_without_statistics(points):
             for norm, channels in channels_of_norms(self, point):
-                norm.add_statistics(point.name, channels)
+                norm.add_statistics(point.resolution, point.width, channels)
             self.operating_points += (point,)
+
+    def forget_statistics(self) -> None:
+        """Drops the statistics of all points but the full network, which
+        training makes wrong."""
+        if self.operating_points == (self.full_point,):
+            return
+        for norm, _ in channels_of_norms(self, self.full_point):
+            norm.forget_statistics()
+        self.operating_points = (self.full_point,)
 
     # === Training ===
 
@@ -326,6 +352,8 @@ class MutualNet(Classifier):
                 "can slice to a width that is drawn in the step. Elsewhere "
                 "they run, save and load."
             )
+        if self.backbone.trainable_variables:
+            self.forget_statistics()
         return super().make_train_function(force)
 
     def train_step(self, *args):
@@ -395,12 +423,24 @@ class MutualNet(Classifier):
         return cls(**{**config, "backbone": backbone})
 
 
+def _check_names(points) -> None:
+    """Raises a `ValueError` for different points of the same name."""
+    named = {}
+    for point in points:
+        other = named.setdefault(point.name, point)
+        if other != point:
+            raise ValueError(
+                "Widths must differ in the first two digits after the point. "
+                f"Received: {other} and {point}"
+            )
+
+
 def _check_width_range(width_range) -> tuple[float, float]:
     try:
         smallest, largest = map(float, width_range)
     except (TypeError, ValueError):
         smallest, largest = 0.0, 0.0
-    if not 0 < smallest <= largest:
+    if not 0 < smallest <= largest < math.inf:
         raise ValueError(
             "`width_range` must be the smallest and the largest width "
             f"multiplier, both positive. Received: width_range={width_range!r}"
@@ -430,7 +470,7 @@ def MutualMobileNetV1(
             has (1.0, 2.0).
         resolutions: Resolutions at which it runs, in pixels.
         weights: `None` for random weights, or the path of a `.weights.h5`
-            file of a model with the same arguments.
+            file of a model with the same arguments, `calibrated` included.
         depths, filters: As for `backbones.MobileNetV1`.
         stem: `"small"` for 32 or 64 pixel pictures.
         **kwargs: Further arguments of `MutualNet`.

@@ -54,6 +54,14 @@ class PointCascade(Cascade):
                 "`points` must name at least one operating point, and none "
                 f"twice. Received: points={points}"
             )
+        if hasattr(network, "points_without_statistics") and (
+            missing := network.points_without_statistics(points)
+        ):
+            raise ValueError(
+                "All `points` need BatchNormalization statistics: call "
+                "`keras_resadapt.inference.calibrate_batch_norm(network, "
+                f"data, points)` first. Missing: {missing}"
+            )
         self.network = network
         rows = sorted(network.profile(points), key=lambda row: row.madds)
         self.points = tuple(row.point for row in rows)
