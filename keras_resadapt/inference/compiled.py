@@ -20,7 +20,7 @@ def compile_function(function: Callable, *shapes: tuple) -> Callable:
         return jax.jit(function)
     import tensorflow as tf
 
-    compiled = tf.function(function)
+    compiled = tf.function(function, autograph=False)
     if not shapes:
         return compiled
     return compiled.get_concrete_function(
