@@ -25,6 +25,6 @@ setuptools.setup(
     extras_require={
         "jax": ["jax"],
         "torch": ["torch"],  # to read PyTorch files, and to compare speed
-        "test": ["jax", "pillow", "pytest"],
+        "test": ["jax", "pillow", "pytest", "pytest-xdist"],
     },
 )

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes a virtual environment if none is active, installs the package with
-# what its tests need, and runs them. Arguments go to pytest.
+# what its tests need, and runs them, two files at a time. Arguments go to
+# pytest.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -z "${VIRTUAL_ENV:-}" ]; then
@@ -9,4 +10,4 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
 fi
 python -m pip install --quiet -e '.[test]'
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile "$@"
