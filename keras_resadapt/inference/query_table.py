@@ -135,7 +135,10 @@ class QueryTable:
                 table.save(path)
             return table
         if held_out is not None:
-            raise ValueError("`held_out` is for cascades, which have thresholds.")
+            raise ValueError(
+                "`held_out` is for cascades, which have thresholds. "
+                f"Received: a {type(model).__name__} with it"
+            )
 
         points = _grid(model, widths, resolutions)
         table = cls((), model_fingerprint(model))
@@ -145,7 +148,9 @@ class QueryTable:
         # Resolution by resolution: a pass over the data each, and then saved.
         for resolution in dict.fromkeys(p.resolution for p in points):
             done = {
-                row.name for row in table.rows if set(row.ms) >= set(batch_sizes)
+                row.name
+                for row in table.rows
+                if set(row.ms) >= set(batch_sizes)
             }
             todo = [
                 p for p in points
@@ -248,8 +253,9 @@ class QueryTable:
         if fingerprint != self.fingerprint:
             raise ValueError(
                 "The table was measured on another model, or before its last "
-                f"training or calibration: its fingerprint is {self.fingerprint!r}, that of "
-                f"{model.name!r} is {fingerprint!r}."
+                "training or calibration: its fingerprint is "
+                f"{self.fingerprint!r}, that of {model.name!r} is "
+                f"{fingerprint!r}."
             )
 
     def save(self, path: str | os.PathLike) -> None:

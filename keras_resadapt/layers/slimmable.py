@@ -151,6 +151,7 @@ class SlimmableDepthwiseConv2D(_AnyInputChannels, DepthwiseConv2D):
         kernel = first_channels(self.kernel, channels_of(inputs), 1)
         return self.convolve(inputs, kernel, None, scale, offset)
 
+
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SlimmableDense(_AnyInputChannels, keras.layers.Dense):
     """A dense layer over as many features as come in."""
