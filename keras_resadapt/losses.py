@@ -107,9 +107,10 @@ class AlphaDivergence(keras.losses.Loss):
     and KL(p || q) for alpha = 1. Of the divergences for `alpha_min`, which
     blames q for mass where p has none, and `alpha_max`, which blames it for the
     contrary, each image takes the larger one (equation 9). Weights r^alpha are
-    clipped at `clip` (not for alpha = 1, whose q r^alpha is p), and the gradient is that of the importance-weighted
-    log-likelihood with these weights held fixed, so that no image's gradient
-    gets out of hand. No gradient flows to the teacher.
+    clipped at `clip` (not for alpha = 1, whose q r^alpha is p), and the
+    gradient is that of the importance-weighted log-likelihood with these
+    weights held fixed, so that no image's gradient gets out of hand. No
+    gradient flows to the teacher.
 
     Args:
         alpha_min: Less than 0.

@@ -289,17 +289,25 @@ def test_killed_and_interrupted_runs_resume_to_the_same_weights(tmp_path):
     assert "exists" in output and "--resume" in output
 
 
+def python(script, *arguments):
+    """What an example prints; it must succeed."""
+    code, output = run_example(script, *arguments)
+    assert code == 0, output[-3000:]
+    return output
+
+
+def run_example(script, *arguments):
+    """The exit code of an example, and what it prints."""
+    result = subprocess.run(
+        [sys.executable, os.path.join(ROOT, "examples", script), *arguments],
+        env={**os.environ, "PYTHONPATH": ROOT}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    return result.returncode, result.stdout
+
+
 def test_cascade_from_training_to_serving(tmp_path):
     """The example scripts one after the other, as a user runs them."""
-
-    def python(script, *arguments):
-        result = subprocess.run(
-            [sys.executable, os.path.join(ROOT, "examples", script), *arguments],
-            env={**os.environ, "PYTHONPATH": ROOT}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        assert result.returncode == 0, result.stdout[-3000:]
-        return result.stdout
 
     run = tmp_path / "run"
     output = python(
@@ -339,41 +347,31 @@ def test_cascade_from_training_to_serving(tmp_path):
 def test_mutualnet_from_training_to_its_table(tmp_path):
     """Trains, calibrates, measures; fine-tunes; draws both."""
 
-    def python(script, *arguments):
-        result = subprocess.run(
-            [sys.executable, os.path.join(ROOT, "examples", script), *arguments],
-            env={**os.environ, "PYTHONPATH": ROOT}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        return result.returncode, result.stdout
-
     first, second = tmp_path / "first", tmp_path / "second"
     common = ("--batch_size=500", "--epochs=1", "--width_step=0.75",
               "--calibration_images=500")
-    code, output = python(
+    python(
         "train_mutualnet.py", f"--output_dir={first}", "--resolutions=32,16",
         "--depths=1,1", "--filters=8,16", "--train_resolutions=32", *common,
     )
-    assert code == 0, output[-3000:]
     table = json.loads((first / "query_table.json").read_text())
     assert [row["name"] for row in table["rows"]] == [
         "r32_w100", "r32_w025", "r16_w100", "r16_w025"
     ]
     assert (first / "accuracy_ms.png").stat().st_size > 5000
-    code, output = python(
+    python(
         "train_mutualnet.py", f"--output_dir={second}",
         f"--init_from={first / 'model.keras'}", *common,
     )
-    assert code == 0, output[-3000:]
     model = keras.models.load_model(second / "model.keras")
     assert model.train_resolutions == (32,)
     assert len(model.operating_points) == 4
-    code, output = python(
+    output = python(
         "compare_tables.py", f"--output={tmp_path / 'compare.png'}",
         f"--tables={first}/query_table.json,{second}/query_table.json",
     )
-    assert code == 0 and "first" in output, output[-3000:]
-    code, output = python(
+    assert "first" in output
+    code, output = run_example(
         "train_mutualnet.py", f"--output_dir={tmp_path / 'no'}",
         "--width_step=0.001",
     )

@@ -33,10 +33,9 @@ def calibrate_batch_norm(
     exported with it. One pass over the data serves all points.
 
     A `MutualNet` needs it at every point but the full network, and again after
-    further training. Any other
-    family can be calibrated too, such as a fine-tuned `RSNet`; the statistics
-    of a cascade are those of its one pass through all exits, those of a
-    `PointCascade` its network's.
+    further training. Any other family can be calibrated too, such as a
+    fine-tuned `RSNet`; the statistics of a cascade are those of its one pass
+    through all exits, those of a `PointCascade` its network's.
 
     Args:
         model: A classifier. It changes only after the last image has run.

@@ -20,10 +20,24 @@ def model_fingerprint(model: keras.Model) -> str:
     """
     digest = hashlib.sha256()
     digest.update(type(model).__name__.encode())
-    digest.update(json.dumps(_essential(model.get_config()), sort_keys=True, default=str).encode())
+    config = _essential(model.get_config())
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_fingerprint(
+    model: keras.Model, fingerprint: str, problem: str
+) -> None:
+    """Raises a `ValueError` that begins with `problem` unless the model has
+    this fingerprint."""
+    own = model_fingerprint(model)
+    if own != fingerprint:
+        raise ValueError(
+            f"{problem} The fingerprint is {fingerprint!r}, that of "
+            f"{model.name!r} is {own!r}."
+        )
 
 
 def _essential(config):

@@ -161,13 +161,7 @@ def collect_logits(
     is_cascade = isinstance(model, Cascade)
     run = (_exits if is_cascade else _each_point)(model, points)
     logits, labels, sizes = [], [], set()
-    for images, batch_labels in labelled_batches(data, verbose):
-        if batch_labels.min() < 0 or batch_labels.max() >= model.num_classes:
-            raise ValueError(
-                f"Labels must be from 0 to {model.num_classes - 1}, the "
-                f"classes of {model.name!r}. Received: "
-                f"{batch_labels.min()} to {batch_labels.max()}"
-            )
+    for images, batch_labels in _batches_of(model, data, verbose):
         if is_cascade:
             if isinstance(images, (tuple, list)):
                 images = images_at(images, model.resolution)
@@ -206,11 +200,23 @@ def count_correct(
     """
     run = _each_point(model, points)
     correct, count = np.zeros(len(points)), 0
-    for images, labels in labelled_batches(data, verbose):
+    for images, labels in _batches_of(model, data, verbose):
         logits = np.stack([np.asarray(z) for z in run(images)])
         correct += (logits.argmax(axis=-1) == labels).sum(axis=1)
         count += len(labels)
     return (correct / count).tolist()
+
+
+def _batches_of(model, data, verbose):
+    """`labelled_batches` whose labels are classes of the model."""
+    for images, labels in labelled_batches(data, verbose):
+        if labels.min() < 0 or labels.max() >= model.num_classes:
+            raise ValueError(
+                f"Labels must be from 0 to {model.num_classes - 1}, the "
+                f"classes of {model.name!r}. Received: "
+                f"{labels.min()} to {labels.max()}"
+            )
+        yield images, labels
 
 
 def _each_point(model, points):

@@ -11,7 +11,9 @@ from keras_resadapt.inference.calibration import calibrate
 from keras_resadapt.inference.evaluation import anytime
 from keras_resadapt.inference.evaluation import simulate
 from keras_resadapt.inference.exit_latency import measure_exit_latency
+from keras_resadapt.inference.fingerprint import check_fingerprint
 from keras_resadapt.inference.fingerprint import model_fingerprint
+from keras_resadapt.inference.json_file import write_json
 from keras_resadapt.inference.latency import measure_latency
 from keras_resadapt.inference.point_logits import PointLogits
 from keras_resadapt.inference.point_logits import collect_logits
@@ -249,21 +251,16 @@ class QueryTable:
 
     def check(self, model) -> None:
         """Raises a `ValueError` unless it was measured on this model."""
-        fingerprint = model_fingerprint(model)
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                "The table was measured on another model, or before its last "
-                "training or calibration: its fingerprint is "
-                f"{self.fingerprint!r}, that of {model.name!r} is "
-                f"{fingerprint!r}."
-            )
+        check_fingerprint(
+            model,
+            self.fingerprint,
+            "The table was measured on another model, or before its last "
+            "training or calibration.",
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a JSON file, complete or not at all."""
-        unfinished = f"{os.fspath(path)}.unfinished"
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(self), file, indent=1)
-        os.replace(unfinished, path)
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(

@@ -6,7 +6,8 @@ import math
 import os
 from collections.abc import Sequence
 
-from keras_resadapt.inference.fingerprint import model_fingerprint
+from keras_resadapt.inference.fingerprint import check_fingerprint
+from keras_resadapt.inference.json_file import write_json
 
 
 # A probability is never 1 but for rounding. All that are nearer to it than
@@ -77,21 +78,16 @@ class Thresholds:
                 f"{expected} thresholds. Received: {len(self.values)}"
             )
         if self.fingerprint is not None:
-            fingerprint = model_fingerprint(model)
-            if fingerprint != self.fingerprint:
-                raise ValueError(
-                    "The thresholds were made for another model, or before "
-                    "its last training: calibrate them again. Their "
-                    f"fingerprint is {self.fingerprint!r}, that of "
-                    f"{model.name!r} is {fingerprint!r}."
-                )
+            check_fingerprint(
+                model,
+                self.fingerprint,
+                "The thresholds were made for another model, or before its "
+                "last training: calibrate them again.",
+            )
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a JSON file, complete or not at all."""
-        unfinished = f"{os.fspath(path)}.unfinished"
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(self), file, indent=1)
-        os.replace(unfinished, path)
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":

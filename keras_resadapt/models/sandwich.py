@@ -22,8 +22,8 @@ def draw_sub_networks(
 
     Returns:
         Pairs (width, resolution), the first of the smallest width; the other
-        widths are `DrawnWidth`s, resolutions scalar tensors. An
-        empty list for a network of one width and one resolution.
+        widths are `DrawnWidth`s, resolutions scalar tensors. An empty list for
+        a network of one width and one resolution.
     """
     import tensorflow as tf
 
