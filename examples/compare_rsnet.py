@@ -12,8 +12,12 @@ deviation over the seeds), and a plot beside the results.
 
     python examples/compare_rsnet.py --dataset=cifar10 --data_dir=DIR \
         --resolutions=32,24,16 --stem=small --results=runs/compare.jsonl
+
+With --bits=2/32 or 2/2 all of them are quantized by LQ-Nets and trained by its
+recipe (table 3's columns).
 """
 
+import dataclasses
 import json
 import os
 import statistics
@@ -25,6 +29,7 @@ from absl import flags
 import keras_resadapt
 from keras_resadapt import analysis
 from keras_resadapt import data
+from keras_resadapt import quantization
 from keras_resadapt import training
 
 import keras
@@ -41,13 +46,26 @@ flags.DEFINE_float("min_area", 0.08, "Smallest share of the random crop.")
 flags.DEFINE_float("crop_fraction", 0.875, "Of the evaluation's resizing.")
 flags.DEFINE_integer("epochs", 20, "Epochs a run.")
 flags.DEFINE_integer("batch_size", 128, "Pictures a step.")
-flags.DEFINE_float("learning_rate", 0.05, "Annealed to 0 by a cosine.")
+flags.DEFINE_float(
+    "learning_rate", 0.05, "Annealed to 0 by a cosine; --bits=32/32 only."
+)
+flags.DEFINE_enum(
+    "bits", "32/32", ["32/32", "2/32", "2/2"], "Of weights and activations."
+)
+flags.DEFINE_bool(
+    "private_ranges", True, "2/2: one basis a resolution, not one for all."
+)
 flags.DEFINE_list("seeds", ["0"], "One comparison each.")
 flags.DEFINE_list("runs", ["rsnet", "parallel", "inet"], "What to train.")
+flags.DEFINE_string("save_to", None, "A folder for the trained networks.")
 flags.DEFINE_string("results", "runs/compare.jsonl", "Lines of JSON.")
 
 
 def build_model(num_classes, resolutions, distillation):
+    bits = [int(b) for b in FLAGS.bits.split("/")]
+    scheme = None
+    if bits[0] < 32:
+        scheme = quantization.LearnedQuantization(*bits, FLAGS.private_ranges)
     return keras_resadapt.RSNet18(
         num_classes,
         resolutions,
@@ -56,21 +74,28 @@ def build_model(num_classes, resolutions, distillation):
         filters=[int(f) for f in FLAGS.filters],
         stem=FLAGS.stem,
         extrapolate=True,
+        quantization=scheme,
     )
+
+
+def make_optimizer(steps):
+    """SGD with a cosine, or LQ-Nets' recipe in as many epochs."""
+    if FLAGS.bits == "32/32":
+        schedule = keras.optimizers.schedules.CosineDecay(
+            FLAGS.learning_rate, FLAGS.epochs * steps
+        )
+        return training.SGD(schedule, momentum=0.9, weight_decay=1e-4)
+    recipe = dataclasses.replace(training.RSNET_LEARNED, epochs=FLAGS.epochs)
+    return recipe.optimizer(steps, FLAGS.batch_size)
 
 
 def train_and_evaluate(resolutions, distillation, seed, train, validation):
-    """Trains one network; returns its accuracies and ensemble weights."""
+    """Trains one network; returns its accuracies and ensemble weights, and
+    the network."""
     keras.utils.set_random_seed(seed)
     model = build_model(train.num_classes, resolutions, distillation)
     steps = train.steps_per_epoch(FLAGS.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        FLAGS.learning_rate, FLAGS.epochs * steps
-    )
-    model.compile(
-        training.SGD(schedule, momentum=0.9, weight_decay=1e-4),
-        metrics=["accuracy"],
-    )
+    model.compile(make_optimizer(steps), metrics=["accuracy"])
     batches = data.training_batches(
         train,
         FLAGS.batch_size,
@@ -103,7 +128,7 @@ def train_and_evaluate(resolutions, distillation, seed, train, validation):
         "accuracies": accuracies,
         "ensemble_weights": model.ensemble_weights.tolist(),
         "final_loss": history.history["loss"][-1],
-    }
+    }, model
 
 
 def _accuracy(model, validation, resolution):
@@ -199,9 +224,12 @@ def main(_):
             if (name, seed) in finished:
                 continue
             print(f"=== {name}, seed {seed} ===", flush=True)
-            row = train_and_evaluate(
+            row, model = train_and_evaluate(
                 trained, distillation, seed, train, validation
             )
+            if FLAGS.save_to:
+                os.makedirs(FLAGS.save_to, exist_ok=True)
+                model.save(os.path.join(FLAGS.save_to, f"{name}_{seed}.keras"))
             row = {"run": name, "seed": seed, "epochs": FLAGS.epochs, **row}
             print(json.dumps(row), flush=True)
             with open(FLAGS.results, "a") as lines:

@@ -37,6 +37,7 @@ from keras_resadapt.models.rsnet import RSNet34
 from keras_resadapt.models.rsnet import RSNet50
 from keras_resadapt.models.rsnet import RSNet101
 from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt import quantization
 from keras_resadapt import training  # loading a trained model needs its SGD
 
 __version__ = "0.1.0"

@@ -83,7 +83,8 @@ class OperatingPoint:
         """Calls a layer with the parts of this point that it depends on.
 
         A layer of this package names those axes in `depends_on`, such as
-        `("resolution",)`; a stock Keras layer has none and is called plainly.
+        `("resolution",)`, or the whole of it, `("point",)`; a stock Keras
+        layer has none and is called plainly.
         """
         return layer(inputs, **self._axes(layer), **kwargs)
 
@@ -98,6 +99,6 @@ class OperatingPoint:
 
     def _axes(self, layer) -> dict[str, Any]:
         return {
-            axis: getattr(self, axis)
+            axis: self if axis == "point" else getattr(self, axis)
             for axis in getattr(layer, "depends_on", ())
         }

@@ -45,10 +45,12 @@ class Backbone(Block):
     Attributes:
         stages: List of lists of blocks.
         stride: Input pixels per feature pixel.
+        non_negative: Whether no stage gives values below 0.
     """
 
     stages: list[list[Block]]
     stride: int
+    non_negative: bool = True
 
     def with_layers(self, layers: LayerSet) -> "Backbone":
         """Returns the same architecture, made of these layers, unbuilt."""

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
 from keras_resadapt.backbones.backbone import check_stem
+from keras_resadapt.backbones.resnet import Head
 from keras_resadapt.backbones.resnet import Stem
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import LayerSet
@@ -24,17 +25,6 @@ def _conv(layers, filters, kernel_size, *, name):
     )
 
 
-class NormReLU(Block):
-    """`relu(norm(x))`, which ends the last stage."""
-
-    def __init__(self, layers, **kwargs):
-        super().__init__(**kwargs)
-        self.norm = layers.norm(name="norm")
-
-    def call(self, inputs, point, training=None):
-        return ops.relu(point.call(self.norm, inputs))
-
-
 class DenseLayer(Block):
     """[x, F(x)], F a 1x1 and a 3x3 convolution, normalization and ReLU before
     each."""
@@ -42,17 +32,22 @@ class DenseLayer(Block):
     def __init__(self, growth_rate, bottleneck_factor, layers, **kwargs):
         super().__init__(**kwargs)
         self.norm1 = layers.norm(name="norm1")
+        self.act1 = layers.activation("relu", name="act1")
         self.conv1 = _conv(
             layers, bottleneck_factor * growth_rate, 1, name="conv1"
         )
         self.norm2 = layers.norm(name="norm2")
+        self.act2 = layers.activation("relu", name="act2")
         self.conv2 = _conv(layers, growth_rate, 3, name="conv2")
+        self.new = layers.junction(name="new")
+        self.all = layers.junction(name="all")
 
     def call(self, inputs, point, training=None):
-        x = ops.relu(point.call(self.norm1, inputs))
-        x = ops.relu(conv_norm(self.conv1, self.norm2, x, point, training))
-        x = point.call(self.conv2, x)
-        return ops.concatenate([inputs, x], axis=-1)
+        x = point.call(self.act1, point.call(self.norm1, inputs))
+        x = conv_norm(self.conv1, self.norm2, x, point, training)
+        x = point.call(self.conv2, point.call(self.act2, x))
+        x = ops.concatenate([inputs, point.call(self.new, x)], axis=-1)
+        return point.call(self.all, x)
 
 
 class Transition(Block):
@@ -61,12 +56,14 @@ class Transition(Block):
     def __init__(self, filters, layers, **kwargs):
         super().__init__(**kwargs)
         self.norm = layers.norm(name="norm")
+        self.act = layers.activation("relu", name="act")
         self.conv = _conv(layers, filters, 1, name="conv")
+        self.out = layers.junction(name="out")
         self.pool = keras.layers.AveragePooling2D(2)
 
     def call(self, inputs, point, training=None):
-        x = ops.relu(point.call(self.norm, inputs))
-        return self.pool(point.call(self.conv, x))
+        x = point.call(self.act, point.call(self.norm, inputs))
+        return self.pool(point.call(self.out, point.call(self.conv, x)))
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -97,6 +94,8 @@ class DenseNet(Backbone):
         Densely Connected Convolutional Networks
         (https://arxiv.org/abs/1608.06993).
     """
+
+    non_negative = False
 
     def __init__(
         self,
@@ -136,7 +135,7 @@ class DenseNet(Backbone):
         self.stem = stem
 
         channels = 2 * growth_rate
-        stages = [[Stem(channels, stem, layers, name="stem")]]
+        stages = [[Stem(channels, stem, layers.first(), name="stem")]]
         for i, depth in enumerate(depths):
             stage = []
             if i > 0:
@@ -155,7 +154,7 @@ class DenseNet(Backbone):
                 )
             channels += depth * growth_rate
             stages.append(stage)
-        stages[-1].append(NormReLU(layers, name="head"))
+        stages[-1].append(Head(layers, name="head"))
         # Only now: Keras would not see what is added to a stage later.
         self.stages = stages
         self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)

@@ -28,18 +28,18 @@ class SeparableBlock(Block):
             name="depthwise",
         )
         self.depthwise_bn = layers.norm(name="depthwise_bn")
-        self.activation = keras.activations.get(activation)
+        self.depthwise_act = layers.activation(
+            activation, name="depthwise_act"
+        )
         self.pointwise = ConvBlock(
             filters, 1, 1, layers, activation, name="pointwise"
         )
 
     def call(self, inputs, point, training=None):
-        x = self.activation(
-            conv_norm(
-                self.depthwise, self.depthwise_bn, inputs, point, training
-            )
+        x = conv_norm(
+            self.depthwise, self.depthwise_bn, inputs, point, training
         )
-        return self.pointwise(x, point=point)
+        return self.pointwise(point.call(self.depthwise_act, x), point=point)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -94,7 +94,7 @@ class MobileNetV1(Backbone):
             make_divisible(filters[0] / 2 * alpha),
             3,
             self.stride,
-            layers,
+            layers.first(),
             activation,
             name="stem",
         )

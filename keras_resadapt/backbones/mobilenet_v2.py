@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
 from keras_resadapt.backbones.backbone import check_stages
@@ -42,6 +41,7 @@ class InvertedResidual(Block):
                 layers, in_channels * expansion, expansion, name="expand"
             )
             self.expand_bn = layers.norm(name="expand_bn")
+            self.expand_act = layers.activation("relu6", name="expand_act")
         self.depthwise = layers.depthwise(
             3,
             strides=stride,
@@ -53,20 +53,24 @@ class InvertedResidual(Block):
             name="depthwise",
         )
         self.depthwise_bn = layers.norm(name="depthwise_bn")
+        self.depthwise_act = layers.activation("relu6", name="depthwise_act")
         self.project = _conv(layers, out_channels, name="project")
         self.project_bn = layers.norm(name="project_bn")
+        if self.residual:
+            self.summand = layers.junction(name="summand")
+        self.out = layers.activation(None, name="out")
 
     def call(self, inputs, point, training=None):
         x = inputs
         if self.expand is not None:
-            x = ops.relu6(
-                conv_norm(self.expand, self.expand_bn, x, point, training)
-            )
-        x = ops.relu6(
-            conv_norm(self.depthwise, self.depthwise_bn, x, point, training)
-        )
+            x = conv_norm(self.expand, self.expand_bn, x, point, training)
+            x = point.call(self.expand_act, x)
+        x = conv_norm(self.depthwise, self.depthwise_bn, x, point, training)
+        x = point.call(self.depthwise_act, x)
         x = conv_norm(self.project, self.project_bn, x, point, training)
-        return inputs + x if self.residual else x
+        if self.residual:
+            x = inputs + point.call(self.summand, x)
+        return point.call(self.out, x)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -89,6 +93,8 @@ class MobileNetV2(Backbone):
         inputs: Float tensor of shape (batch, height, width, 3).
         point: The operating point.
     """
+
+    non_negative = False
 
     def __init__(
         self,
@@ -120,7 +126,7 @@ class MobileNetV2(Backbone):
         channels = make_divisible(32 * alpha)
         stem_stride = 2 if stem == "imagenet" else 1
         stem_block = ConvBlock(
-            channels, 3, stem_stride, layers, "relu6", name="stem"
+            channels, 3, stem_stride, layers.first(), "relu6", name="stem"
         )
         self.stages = [[stem_block]]
         self.stride = stem_stride

@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2015), with the stride on the bottleneck's 3x3."""
+"""ResNet (He et al., 2015 and 2016), the stride on the bottleneck's 3x3."""
 
 from collections.abc import Sequence
 
@@ -41,10 +41,12 @@ class Stem(Block):
             name="conv1",
         )
         self.bn1 = layers.norm(name="bn1")
+        self.act1 = layers.activation("relu", name="act1")
         self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
 
     def call(self, inputs, point, training=None):
-        x = ops.relu(conv_norm(self.conv1, self.bn1, inputs, point, training))
+        x = conv_norm(self.conv1, self.bn1, inputs, point, training)
+        x = point.call(self.act1, x)
         if self.pool is not None:
             # After a ReLU, padding with zeros pools as minus infinity would.
             x = self.pool(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
@@ -58,19 +60,8 @@ class ResidualBlock(Block):
         self, filters, stride, project, bottleneck, zero_init, layers, **kwargs
     ):
         super().__init__(**kwargs)
-        if bottleneck:
-            # In a slimmable network, inner channels stay a quarter of outer.
-            shapes = [
-                (filters, 1, 1, 1 / 4),
-                (filters, 3, stride, 1 / 4),
-                (4 * filters, 1, 1),
-            ]
-        else:
-            shapes = [(filters, 3, stride), (filters, 3, 1)]
-        self.convs = [
-            _conv(layers, *shape, name=f"conv{i}")
-            for i, shape in enumerate(shapes, 1)
-        ]
+        shapes = _shapes(filters, stride, bottleneck)
+        self.convs = _convs(layers, shapes)
         self.bns = [
             layers.norm(name=f"bn{i}") for i in range(1, len(shapes))
         ] + [
@@ -79,24 +70,103 @@ class ResidualBlock(Block):
                 gamma_initializer="zeros" if zero_init else "ones",
             )
         ]
-        self.shortcut = self.shortcut_bn = None
+        self.acts = [
+            layers.activation("relu", name=f"act{i}")
+            for i in range(1, len(shapes))
+        ]
+        self.residual = layers.junction(name="residual")
+        self.shortcut = self.shortcut_bn = self.projection = None
         if project:
             self.shortcut = _conv(
                 layers, shapes[-1][0], 1, stride, name="shortcut"
             )
             self.shortcut_bn = layers.norm(name="shortcut_bn")
+            self.projection = layers.junction(name="projection")
+        self.out = layers.activation("relu", name="out")
 
     def call(self, inputs, point, training=None):
         x = inputs
-        for conv, bn in zip(self.convs[:-1], self.bns[:-1]):
-            x = ops.relu(conv_norm(conv, bn, x, point, training))
+        for conv, bn, act in zip(self.convs, self.bns, self.acts):
+            x = point.call(act, conv_norm(conv, bn, x, point, training))
         x = conv_norm(self.convs[-1], self.bns[-1], x, point, training)
         shortcut = inputs
         if self.shortcut is not None:
             shortcut = conv_norm(
                 self.shortcut, self.shortcut_bn, inputs, point, training
             )
-        return ops.relu(x + shortcut)
+            shortcut = point.call(self.projection, shortcut)
+        x = point.call(self.residual, x)
+        return point.call(self.out, x + shortcut)
+
+
+class PreActivationBlock(Block):
+    """y = F(a) + shortcut, a = relu(norm(x)); F as in a `ResidualBlock`, with
+    normalization and ReLU between the convolutions.
+
+    The shortcut is x, or a 1x1 convolution of a (He et al., Identity Mappings
+    in Deep Residual Networks, ECCV 2016, figure 4e).
+    """
+
+    def __init__(self, filters, stride, project, bottleneck, layers, **kwargs):
+        super().__init__(**kwargs)
+        shapes = _shapes(filters, stride, bottleneck)
+        self.convs = _convs(layers, shapes)
+        self.bns = [layers.norm(name=f"bn{i}") for i in range(len(shapes))]
+        self.acts = [
+            layers.activation("relu", name=f"act{i}")
+            for i in range(len(shapes))
+        ]
+        self.residual = layers.junction(name="residual")
+        self.shortcut = self.projection = None
+        if project:
+            self.shortcut = _conv(
+                layers, shapes[-1][0], 1, stride, name="shortcut"
+            )
+            self.projection = layers.junction(name="projection")
+        self.out = layers.junction(name="out")
+
+    def call(self, inputs, point, training=None):
+        activated = point.call(self.acts[0], point.call(self.bns[0], inputs))
+        x = activated
+        for conv, bn, act in zip(self.convs, self.bns[1:], self.acts[1:]):
+            x = point.call(act, conv_norm(conv, bn, x, point, training))
+        x = point.call(self.residual, point.call(self.convs[-1], x))
+        shortcut = inputs
+        if self.shortcut is not None:
+            shortcut = point.call(self.shortcut, activated)
+            shortcut = point.call(self.projection, shortcut)
+        return point.call(self.out, x + shortcut)
+
+
+class Head(Block):
+    """`relu(norm(x))`, which ends the last stage after pre-activation."""
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.norm(name="norm")
+        self.act = layers.activation("relu", name="act")
+
+    def call(self, inputs, point, training=None):
+        return point.call(self.act, point.call(self.norm, inputs))
+
+
+def _shapes(filters, stride, bottleneck):
+    """Filters, kernel size, stride and ratio of a block's convolutions."""
+    if bottleneck:
+        # In a slimmable network, inner channels stay a quarter of outer.
+        return [
+            (filters, 1, 1, 1 / 4),
+            (filters, 3, stride, 1 / 4),
+            (4 * filters, 1, 1),
+        ]
+    return [(filters, 3, stride), (filters, 3, 1)]
+
+
+def _convs(layers, shapes):
+    return [
+        _conv(layers, *shape, name=f"conv{i}")
+        for i, shape in enumerate(shapes, 1)
+    ]
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -114,6 +184,8 @@ class ResNet(Backbone):
             of 32 or 64 pixels.
         zero_init_residual: Start the scale of each block's last
             BatchNormalization at zero.
+        pre_activation: Normalization and ReLU before each convolution instead
+            of after it, and once more at the end.
         layers: The layers to build it from.
 
     Call arguments:
@@ -128,38 +200,47 @@ class ResNet(Backbone):
         bottleneck: bool = False,
         stem: str = "imagenet",
         zero_init_residual: bool = False,
+        pre_activation: bool = False,
         layers: LayerSet = LayerSet(),
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_stages(depths, filters=filters)
         check_stem(stem)
+        if zero_init_residual and pre_activation:
+            raise ValueError(
+                "With `pre_activation=True`, blocks do not end with a "
+                "normalization. Received: zero_init_residual=True"
+            )
         self.depths = tuple(depths)
         self.filters = tuple(filters)
         self.bottleneck = bottleneck
         self.stem = stem
         self.zero_init_residual = zero_init_residual
+        self.pre_activation = pre_activation
+        self.non_negative = not pre_activation
 
         channels = filters[0]
         ratio = 1 / 4 if bottleneck else 1
-        self.stages = [[Stem(channels, stem, layers, ratio, name="stem")]]
+        self.stages = [[Stem(channels, stem, layers.first(), ratio, name="stem")]]
         for i, (depth, width) in enumerate(zip(depths, filters)):
             stage = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
                 out_channels = 4 * width if bottleneck else width
-                stage.append(
-                    ResidualBlock(
-                        width,
-                        stride,
-                        project=stride > 1 or channels != out_channels,
-                        bottleneck=bottleneck,
-                        zero_init=zero_init_residual,
-                        layers=layers,
-                        name=f"layer{i + 1}_{j}",
+                project = stride > 1 or channels != out_channels
+                args = (width, stride, project, bottleneck)
+                name = f"layer{i + 1}_{j}"
+                if pre_activation:
+                    block = PreActivationBlock(*args, layers, name=name)
+                else:
+                    block = ResidualBlock(
+                        *args, zero_init_residual, layers, name=name
                     )
-                )
+                stage.append(block)
                 channels = out_channels
+            if pre_activation and i == len(depths) - 1:
+                stage.append(Head(layers, name="head"))
             self.stages.append(stage)
         self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)
 
@@ -171,4 +252,5 @@ class ResNet(Backbone):
             "bottleneck": self.bottleneck,
             "stem": self.stem,
             "zero_init_residual": self.zero_init_residual,
+            "pre_activation": self.pre_activation,
         }

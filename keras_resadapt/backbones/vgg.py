@@ -65,12 +65,23 @@ class VGG(Backbone):
         for i, (depth, width) in enumerate(zip(depths, filters)):
             pooled = stem == "imagenet" or i not in (0, last)
             stage = [
-                ConvBlock(width, 3, 1, layers, name=f"stage{i + 1}_{j}")
+                ConvBlock(
+                    width,
+                    3,
+                    1,
+                    layers if i or j else layers.first(),
+                    name=f"stage{i + 1}_{j}",
+                )
                 for j in range(depth - pooled)
             ]
             if pooled:
-                name = f"stage{i + 1}_{depth - 1}"
-                stage.append(PooledConvBlock(width, layers, name=name))
+                stage.append(
+                    PooledConvBlock(
+                        width,
+                        layers if i or stage else layers.first(),
+                        name=f"stage{i + 1}_{depth - 1}",
+                    )
+                )
                 self.stride *= 2
             self.stages.append(stage)
 

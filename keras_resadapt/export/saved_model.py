@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.export.warmup import write_warmup_requests
 from keras_resadapt.inference.adaptive import adaptive_logits
-from keras_resadapt.inference.backend import require_tensorflow
+from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.inference.frozen import freeze as freeze_function
 from keras_resadapt.inference.stages import cascade_stages
 from keras_resadapt.inference.stages import freeze_stages

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_resadapt.inference.backend import require_tensorflow
+from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.inference.batches import check_finite
 from keras_resadapt.inference.exit_latency import check_resolution
 from keras_resadapt.inference.thresholds import Thresholds

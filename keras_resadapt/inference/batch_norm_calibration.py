@@ -59,32 +59,11 @@ def calibrate_batch_norm(
     >>> calibrate_batch_norm(model, batches, points)
     >>> logits = model.logits(images, OperatingPoint(160, 0.5))
     """
-    if not isinstance(model, Classifier):
-        raise TypeError(
-            "`model` must be a network of this package, such as a "
-            f"`MutualNet`. Received: {type(model).__name__}"
-        )
-    if not hasattr(num_images, "__index__") or num_images < 1:
-        raise ValueError(
-            "`num_images` must be a positive integer. "
-            f"Received: num_images={num_images}"
-        )
-    if isinstance(points, OperatingPoint):
-        points = [points]
     if isinstance(model, PointCascade):
         return calibrate_batch_norm(
             model.network, data, points or model.points, num_images, verbose
         )
-    if isinstance(model, Cascade):
-        if points is not None:
-            raise ValueError(
-                "A cascade is calibrated as a whole: leave out `points`. "
-                f"Received: points={points}"
-            )
-        points = [OperatingPoint()]
-    points = list(model.operating_points if points is None else points)
-    if not points:
-        raise ValueError("`points` must name at least one operating point.")
+    points = points_to_calibrate(model, points, num_images)
     sizes = [model.resolution_of(point) for point in points]  # checks them
 
     if hasattr(model, "points_without_statistics"):
@@ -92,7 +71,7 @@ def calibrate_batch_norm(
 
     collect = _Collector(model)
     averages = [_Average() for _ in points]
-    for images in _first_images(data, num_images, verbose):
+    for images in first_images(data, num_images, verbose):
         for point, size, average in zip(points, sizes, averages):
             view = ops.convert_to_tensor(images_at(images, size))
             average.add(collect(view, point), len(view))
@@ -105,6 +84,33 @@ def calibrate_batch_norm(
                 variable.assign(value)
 
 
+def points_to_calibrate(model, points, num_images) -> list[OperatingPoint]:
+    """The points that a calibration is to run at, its arguments checked."""
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "`model` must be a network of this package, such as a "
+            f"`MutualNet`. Received: {type(model).__name__}"
+        )
+    if not hasattr(num_images, "__index__") or num_images < 1:
+        raise ValueError(
+            "`num_images` must be a positive integer. "
+            f"Received: num_images={num_images}"
+        )
+    if isinstance(points, OperatingPoint):
+        points = [points]
+    if isinstance(model, Cascade):
+        if points is not None:
+            raise ValueError(
+                "A cascade is calibrated as a whole: leave out `points`. "
+                f"Received: points={points}"
+            )
+        points = [OperatingPoint()]
+    points = list(model.operating_points if points is None else points)
+    if not points:
+        raise ValueError("`points` must name at least one operating point.")
+    return points
+
+
 @dataclasses.dataclass(frozen=True)
 class _CollectingPoint(OperatingPoint):
     """An operating point at which every normalization uses the batch's
@@ -114,6 +120,8 @@ class _CollectingPoint(OperatingPoint):
     values: list = dataclasses.field(default_factory=list)
 
     def call(self, layer, inputs, **kwargs) -> Any:
+        if hasattr(layer, "quantize_by_batch"):
+            return layer.quantize_by_batch(inputs, **self._axes(layer))
         if not hasattr(layer, "normalize_by_batch"):
             return super().call(layer, inputs, **kwargs)
         outputs, mean, variance = layer.normalize_by_batch(
@@ -192,7 +200,7 @@ class _Average:
                 mean[i] += (x[i] - mean[i]) * (weight / self._weight)
 
 
-def _first_images(data, num_images, verbose):
+def first_images(data, num_images, verbose):
     """The images of the first batches, `num_images` in all."""
     missing = num_images
     for images, labels in labelled_batches(data, verbose):

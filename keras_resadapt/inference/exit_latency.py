@@ -6,7 +6,7 @@ import time
 import keras
 import numpy as np
 
-from keras_resadapt.inference.backend import require_tensorflow
+from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.models.cascade import Cascade
 
 

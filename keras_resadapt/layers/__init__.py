@@ -1,5 +1,6 @@
 """Layers that depend on the operating point, and those they rest on."""
 
+from keras_resadapt.layers.activation import Activation
 from keras_resadapt.layers.base_features import BaseFeatures
 from keras_resadapt.layers.batch_normalization import BatchNormalization
 from keras_resadapt.layers.block import Block
@@ -8,6 +9,7 @@ from keras_resadapt.layers.conv_block import ConvBlock
 from keras_resadapt.layers.conv_block import conv_norm
 from keras_resadapt.layers.convolution import Conv2D
 from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.layers.dense import Dense
 from keras_resadapt.layers.dense_block import BottleneckConv
 from keras_resadapt.layers.dense_block import DenseBlock
 from keras_resadapt.layers.exit_classifier import ExitClassifier

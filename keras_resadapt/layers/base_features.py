@@ -52,7 +52,7 @@ class BaseFeatures(Block):
                 channels,
                 kernel_size,
                 stride,
-                layers,
+                layers if i else layers.first(),
                 use_bias=large and i == 0,
                 kernel_initializer=UNIFORM_FAN_IN,
                 name=f"conv{i}",

@@ -5,10 +5,16 @@ from collections.abc import Callable
 
 import keras
 
+from keras_resadapt.layers.activation import Activation
 from keras_resadapt.layers.batch_normalization import BatchNormalization
 from keras_resadapt.layers.convolution import Conv2D
 from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.layers.dense import Dense
 from keras_resadapt.operating_point import OperatingPoint
+
+
+def _activation(function=None, non_negative=False, **kwargs) -> Activation:
+    return Activation(function, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +25,29 @@ class LayerSet:
     some of them are replaced. Each takes the arguments of its default.
 
     Attributes:
-        conv, depthwise, norm, dense: The constructors.
+        conv, depthwise, norm: The constructors.
+        dense: Likewise, of the classifiers, which are the last layers.
+        activation: Makes what ends in the input of convolutions, of the name
+            of a function; `non_negative` says that nothing below 0 goes in.
+        junction: Makes what other values go through that are computed with:
+            summands, or what is concatenated.
+        first_conv: As `conv`, for the convolution that takes the images; None
+            for no difference.
         slimmable: Whether `conv` also takes `ratio`.
     """
 
     conv: Callable[..., keras.layers.Layer] = Conv2D
     depthwise: Callable[..., keras.layers.Layer] = DepthwiseConv2D
     norm: Callable[..., keras.layers.Layer] = BatchNormalization
-    dense: Callable[..., keras.layers.Layer] = keras.layers.Dense
+    dense: Callable[..., keras.layers.Layer] = Dense
+    activation: Callable[..., keras.layers.Layer] = _activation
+    junction: Callable[..., keras.layers.Layer] = Activation
+    first_conv: Callable[..., keras.layers.Layer] | None = None
     slimmable: bool = False
+
+    def first(self) -> "LayerSet":
+        """What the first convolution is made of."""
+        return dataclasses.replace(self, conv=self.first_conv or self.conv)
 
     def scaled_conv(
         self, *args, ratio: float | None, **kwargs

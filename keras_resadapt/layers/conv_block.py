@@ -69,9 +69,8 @@ class ConvBlock(Block):
             name="conv",
         )
         self.bn = layers.norm(name="bn")
-        self.activation = keras.activations.get(activation)
+        self.activation = layers.activation(activation, name="activation")
 
     def call(self, inputs, point, training=None):
-        return self.activation(
-            conv_norm(self.conv, self.bn, inputs, point, training)
-        )
+        x = conv_norm(self.conv, self.bn, inputs, point, training)
+        return point.call(self.activation, x)

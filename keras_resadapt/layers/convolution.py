@@ -19,6 +19,26 @@ def _append_zeros(x, count, axis):
     return ops.concatenate([x, zeros], axis=axis)
 
 
+def quantizer_config(layer, *kinds) -> dict:
+    """The entries of `get_config` that say how a layer is quantized."""
+    return {
+        f"{kind}_quantizer": keras.saving.serialize_keras_object(
+            getattr(layer, f"{kind}_quantizer")
+        )
+        for kind in kinds
+    }
+
+
+def with_quantizers(config: dict) -> dict:
+    """A configuration with these entries made layers again."""
+    return {
+        key: keras.saving.deserialize_keras_object(value)
+        if key.endswith("_quantizer")
+        else value
+        for key, value in config.items()
+    }
+
+
 class _SymmetricPadding:
     """Pads `(k - 1) // 2` on every side of a strided convolution.
 
@@ -28,8 +48,18 @@ class _SymmetricPadding:
     no copy of the input.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(
+        self,
+        *args,
+        weight_quantizer: keras.layers.Layer | None = None,
+        input_quantizer: keras.layers.Layer | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+        if input_quantizer is not None:
+            self.depends_on = (*getattr(self, "depends_on", ()), "point")
         if self.data_format != "channels_last":
             raise ValueError(
                 "Only `data_format='channels_last'` is supported. "
@@ -42,26 +72,38 @@ class _SymmetricPadding:
             )
         self.padding = "same" if set(self.strides) == {1} else "valid"
 
-    def call(self, inputs, scale=None, offset=None):
-        bias = self.bias if self.use_bias else None
-        return self.convolve(inputs, self.kernel, bias, scale, offset)
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.build(self.output_last(self.kernel.shape))
+        if self.input_quantizer is not None:
+            self.input_quantizer.build(input_shape)
 
-    def convolve(self, inputs, kernel, bias=None, scale=None, offset=None):
+    def call(self, inputs, scale=None, offset=None, point=None):
+        bias = self.bias if self.use_bias else None
+        return self.convolve(inputs, self.kernel, bias, scale, offset, point)
+
+    def convolve(
+        self, inputs, kernel, bias=None, scale=None, offset=None, point=None
+    ):
         """`scale * convolution(inputs) + offset`, the scale folded into the
         kernel; both are of a normalization after it."""
+        if self.input_quantizer is not None:
+            inputs = point.call(self.input_quantizer, inputs)
         if self.padding == "valid":
             inputs = _symmetric_pad(
                 inputs, self.kernel_size, self.dilation_rate
             )
+        if bias is not None:
+            offset = bias if scale is None else offset + bias * scale
         if scale is not None:
-            kernel = kernel * self._kernel_scale(
-                ops.cast(scale, self.compute_dtype)
-            )
-            if bias is not None:
-                offset = offset + bias * scale
-        elif bias is not None:
-            offset = bias
+            scale = ops.cast(scale, self.compute_dtype)
+        folded = scale is not None and self.weight_quantizer is None
+        if folded:
+            kernel = kernel * self._kernel_scale(scale)
         outputs = self.convolution_op(inputs, kernel)
+        if scale is not None and not folded:  # all points share the kernel
+            outputs = outputs * scale
         if offset is not None:
             outputs = outputs + ops.cast(offset, self.compute_dtype)
         return self.activation(outputs)
@@ -74,7 +116,24 @@ class _SymmetricPadding:
         ]
         return (batch, *spatial, self._output_channels(input_shape))
 
-    def compute_output_spec(self, inputs, scale=None, offset=None):
+    def fit_weight_quantizer(self) -> None:
+        """Fits the levels of the weights to the weights as they are."""
+        self.weight_quantizer.fit(self.output_last(self.kernel))
+
+    def rounded(self, kernel):
+        """The kernel, or the part of it that is given, in few values."""
+        if self.weight_quantizer is None:
+            return kernel
+        quantized = self.weight_quantizer(
+            self.output_last(kernel), self.output_last(self.kernel)
+        )
+        return ops.reshape(quantized, ops.shape(kernel))
+
+    def output_last(self, kernel):
+        """A kernel, or its shape, with all output channels in the last axis."""
+        return kernel
+
+    def compute_output_spec(self, inputs, scale=None, offset=None, point=None):
         return keras.KerasTensor(
             self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
         )
@@ -82,7 +141,11 @@ class _SymmetricPadding:
     def get_config(self):
         config = super().get_config()
         del config["padding"]  # follows from the strides
-        return config
+        return {**config, **quantizer_config(self, "weight", "input")}
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_quantizers(config))
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -95,7 +158,17 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
         filters: Number of output channels.
         kernel_size: Odd integer, or a pair of them.
         strides: Integer, or a pair of them.
+        weight_quantizer: A layer that rounds kernels to few values, called
+            with what is used of the kernel and the whole of it, the output
+            channels last; None for none.
+        input_quantizer: Likewise for what comes in, with the parts of the
+            operating point in its `depends_on`.
         **kwargs: As for `keras.layers.Conv2D`, without `padding`.
+
+    Call arguments:
+        inputs: Tensor of shape (batch, height, width, channels).
+        scale, offset: Of a normalization after it, vectors.
+        point: The operating point, where there is an input quantizer.
     """
 
     def _kernel_scale(self, scale):
@@ -116,7 +189,7 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
             # past its buffers on processors with AVX2 (TensorFlow 2.21).
             inputs = _append_zeros(inputs, missing, axis=3)
             kernel = _append_zeros(kernel, missing, axis=2)
-        return super().convolution_op(inputs, kernel)
+        return super().convolution_op(inputs, self.rounded(kernel))
 
     def _missing_channels(self, inputs):
         """How many to add for oneDNN, None for none."""
@@ -129,6 +202,7 @@ class Conv2D(_SymmetricPadding, keras.layers.Conv2D):
             kernel.shape[0] == kernel.shape[1] == 1
             and set(self.strides) == {1}
             and self.groups == 1
+            and self.weight_quantizer is None
             and keras.backend.backend() == "tensorflow"
         )
 
@@ -143,13 +217,14 @@ class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
     Args:
         kernel_size: Odd integer, or a pair of them.
         strides: Integer.
+        weight_quantizer, input_quantizer: As for `Conv2D`.
         **kwargs: As for `keras.layers.DepthwiseConv2D`, without `padding`.
     """
 
     def convolution_op(self, inputs, kernel):
         return ops.depthwise_conv(
             inputs,
-            kernel,
+            self.rounded(kernel),
             strides=self.strides,
             padding=self.padding,
             data_format=self.data_format,
@@ -158,6 +233,12 @@ class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
 
     def _kernel_scale(self, scale):
         return ops.reshape(scale, (-1, self.depth_multiplier))
+
+    def output_last(self, kernel):
+        if isinstance(kernel, tuple):
+            height, width, channels, multiplier = kernel
+            return (height, width, 1, channels * multiplier)
+        return ops.reshape(kernel, (*self.kernel_size, 1, -1))
 
     def _output_channels(self, input_shape):
         return input_shape[-1] * self.depth_multiplier

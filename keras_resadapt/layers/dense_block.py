@@ -110,6 +110,10 @@ class DenseBlock(Block):
             )
             for i in range(num_layers)
         ]
+        self.joins = [
+            layers.activation(None, non_negative=True, name=f"join{i}")
+            for i in range(num_layers)
+        ]
         self.out_channels = in_channels + num_layers * growth_rate
         self.transition = None
         if reduction is not None:
@@ -120,11 +124,10 @@ class DenseBlock(Block):
 
     def call(self, inputs, point, training=None):
         outputs = [inputs]
-        for conv in self.convs:
+        for conv, join in zip(self.convs, self.joins):
             x = outputs[-1]
-            outputs.append(
-                ops.concatenate([x, conv(x, point=point)], axis=-1)
-            )
+            x = ops.concatenate([x, conv(x, point=point)], axis=-1)
+            outputs.append(point.call(join, x))
         x = outputs[-1]
         if self.transition is not None:
             x = self.transition(x, point=point)

@@ -87,6 +87,10 @@ class FusionBlock(Block):
             )
             for i in range(num_layers)
         ]
+        self.joins = [
+            layers.activation(None, non_negative=True, name=f"join{i}")
+            for i in range(num_layers + 1)
+        ]
         channels = in_channels + num_layers * growth_rate
         last_channels = math.floor(channels * compress_factor)
         self.last = ConvBlock(last_channels, 1, 1, layers, name="last")
@@ -100,25 +104,27 @@ class FusionBlock(Block):
 
     def call(self, inputs, low, point, training=None):
         outputs = [inputs]
-        for conv, up, coarse in zip(self.convs, self.ups, low):
+        for conv, up, coarse, join in zip(
+            self.convs, self.ups, low, self.joins
+        ):
             x = outputs[-1]
             new = conv(x, point=point)
             size = new.shape[1:3]
-            outputs.append(
-                ops.concatenate(
-                    [
-                        resize_to_corners(x, size),
-                        resize_to_corners(up(coarse, point=point), size),
-                        new,
-                    ],
-                    axis=-1,
-                )
+            x = ops.concatenate(
+                [
+                    resize_to_corners(x, size),
+                    resize_to_corners(up(coarse, point=point), size),
+                    new,
+                ],
+                axis=-1,
             )
+            outputs.append(point.call(join, x))
         x = outputs[-1]
         last = resize_to_corners(
             self.last(low[-1], point=point), x.shape[1:3]
         )
         x = ops.concatenate([x, last], axis=-1)
+        x = point.call(self.joins[-1], x)
         if self.transition is not None:
             x = self.transition(x, point=point)
         return x, outputs

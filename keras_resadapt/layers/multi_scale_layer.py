@@ -45,6 +45,10 @@ class MultiScaleLayer(Block):
         super().__init__(**kwargs)
         dropped = len(channels) - len(growth)
         self.downs, self.convs = [], []
+        self.joins = [
+            layers.activation(None, non_negative=True, name=f"join{i}")
+            for i in range(len(growth))
+        ]
         for i, added in enumerate(growth):
             scale = i + dropped
             down = None
@@ -80,5 +84,6 @@ class MultiScaleLayer(Block):
             if self.downs[i] is not None:
                 parts.append(self.downs[i](inputs[i - 1], point=point))
             parts.append(self.convs[i](inputs[i], point=point))
-            outputs.append(ops.concatenate(parts, axis=-1))
+            x = ops.concatenate(parts, axis=-1)
+            outputs.append(point.call(self.joins[i], x))
         return outputs

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_resadapt.layers.convolution import Conv2D
 from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.layers.dense import Dense
 from keras_resadapt.operating_point import DrawnWidth
 
 
@@ -113,7 +114,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
             return min(channels, self.filters)
         return ops.minimum(channels, self.filters)
 
-    def call(self, inputs, width, scale=None, offset=None):
+    def call(self, inputs, width, scale=None, offset=None, point=None):
         out_channels = self.channels(width)
         kernel = first_channels(
             self.kernel, channels_of(inputs), out_channels
@@ -121,14 +122,16 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
         bias = (
             first_channels(self.bias, out_channels) if self.use_bias else None
         )
-        return self.convolve(inputs, kernel, bias, scale, offset)
+        return self.convolve(inputs, kernel, bias, scale, offset, point)
 
     def _missing_channels(self, inputs):
         if inputs.shape[-1] is None and self.kernel.shape[2] <= 64:
             return ops.maximum(8 - ops.shape(inputs)[-1], 0)
         return super()._missing_channels(inputs)
 
-    def compute_output_spec(self, inputs, width, scale=None, offset=None):
+    def compute_output_spec(
+        self, inputs, width, scale=None, offset=None, point=None
+    ):
         shape = self.compute_output_shape(inputs.shape)
         return keras.KerasTensor(
             (*shape[:-1], self.channels(width)), dtype=self.compute_dtype
@@ -147,16 +150,15 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
 class SlimmableDepthwiseConv2D(_AnyInputChannels, DepthwiseConv2D):
     """A depthwise convolution of as many channels as come in."""
 
-    def call(self, inputs, scale=None, offset=None):
+    def call(self, inputs, scale=None, offset=None, point=None):
         kernel = first_channels(self.kernel, channels_of(inputs), 1)
-        return self.convolve(inputs, kernel, None, scale, offset)
+        return self.convolve(inputs, kernel, None, scale, offset, point)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
-class SlimmableDense(_AnyInputChannels, keras.layers.Dense):
+class SlimmableDense(_AnyInputChannels, Dense):
     """A dense layer over as many features as come in."""
 
-    def call(self, inputs, training=None):
-        kernel = first_channels(self.kernel, channels_of(inputs), self.units)
-        outputs = ops.matmul(inputs, kernel)
-        return outputs + self.bias if self.use_bias else outputs
+    def product(self, inputs, kernel):
+        kernel = first_channels(kernel, channels_of(inputs), self.units)
+        return super().product(inputs, kernel)

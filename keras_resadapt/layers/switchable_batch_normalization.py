@@ -37,6 +37,38 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(resolutions, reverse=True))
 
 
+def neighbours(
+    resolutions: tuple[int, ...], resolution: int, extrapolate: bool
+) -> tuple[int, int, float]:
+    """Between which trained resolutions another one lies.
+
+    Args:
+        resolutions: The trained ones, the largest first.
+        resolution: The other one.
+        extrapolate: Outside the trained range, give the nearest one twice
+            instead of raising an error.
+
+    Returns:
+        The index of the next larger, that of the next smaller, and the share
+        of the larger in a linear interpolation.
+    """
+    largest, smallest = resolutions[0], resolutions[-1]
+    if not smallest <= resolution <= largest and not extrapolate:
+        raise ValueError(
+            f"`resolution` must be from {smallest} to {largest}, the "
+            f"trained range. Received: resolution={resolution}. Build the "
+            "model with `extrapolate=True` to use the nearest trained "
+            "resolution's statistics outside it."
+        )
+    lower = sum(size >= resolution for size in resolutions)
+    upper = max(lower - 1, 0)
+    lower = min(lower, len(resolutions) - 1)
+    if upper == lower:
+        return upper, lower, 1.0
+    high, low = resolutions[upper], resolutions[lower]
+    return upper, lower, (resolution - low) / (high - low)
+
+
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SwitchableBatchNormalization(keras.layers.Layer):
     """Private scale, bias, mean and variance for each input resolution.
@@ -131,27 +163,10 @@ class SwitchableBatchNormalization(keras.layers.Layer):
 
     def _interpolate(self, resolution):
         """Mean, variance, gamma and beta for an untrained resolution."""
-        largest, smallest = self.resolutions[0], self.resolutions[-1]
-        if not smallest <= resolution <= largest and not self.extrapolate:
-            raise ValueError(
-                f"`resolution` must be from {smallest} to {largest}, the "
-                f"trained range. Received: resolution={resolution}. Build the "
-                "model with `extrapolate=True` to use the nearest trained "
-                "resolution's statistics outside it."
-            )
-        above = [
-            branch
-            for size, branch in zip(self.resolutions, self.branches)
-            if size >= resolution
-        ]
-        upper = above[-1] if above else self.branches[0]
-        lower = self.branches[min(len(above), len(self.branches) - 1)]
-        if upper is lower:
-            share = 1.0
-        else:
-            high = self.resolutions[len(above) - 1]
-            low = self.resolutions[len(above)]
-            share = (resolution - low) / (high - low)
+        upper, lower, share = neighbours(
+            self.resolutions, resolution, self.extrapolate
+        )
+        upper, lower = self.branches[upper], self.branches[lower]
         return [
             share * getattr(upper, name) + (1 - share) * getattr(lower, name)
             for name in ("moving_mean", "moving_variance", "gamma", "beta")

@@ -3,14 +3,21 @@
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_resadapt import losses
+from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers.batch_normalization import num_replicas
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 from keras_resadapt.profile import profile_point
 from keras_resadapt.profile import symbolic_call
+from keras_resadapt.quantization.scheme import Scheme
+from keras_resadapt.quantization.scheme import check_quantized
+
+# What a weights file calls the scheme of a quantized network
+_SCHEME = "quantization"
 
 
 class Classifier(keras.Model):
@@ -20,15 +27,28 @@ class Classifier(keras.Model):
     `build_from_point`; it defines `call(inputs, point, training)`, which gives
     the logits at one point for images and a point, and a dict of the logits
     of all points (and of what else it trains) for what `prepare_inputs` makes
-    of a batch; and `loss_terms`.
+    of a batch; and `loss_terms`. It makes its layers of what `layer_set`
+    returns.
+
+    Args:
+        quantization: How its layers are quantized, such as
+            `quantization.Int8()`; None for float weights and activations.
     """
 
     operating_points: tuple[OperatingPoint, ...]
     num_classes: int
 
-    def __init__(self, **kwargs):
+    def __init__(self, quantization: Scheme | None = None, **kwargs):
         # Pixel values do not fit 16 bits: `Preprocessing` casts.
         super().__init__(autocast=False, **kwargs)
+        if isinstance(quantization, dict):  # a configuration
+            quantization = keras.saving.deserialize_keras_object(quantization)
+        if not isinstance(quantization, Scheme | None):
+            raise TypeError(
+                "`quantization` must be a scheme, such as `keras_resadapt."
+                f"quantization.Int8()`, or None. Received: {quantization!r}"
+            )
+        self.quantization = quantization
         self.classification_loss = losses.CrossEntropy()
 
     def build(self, input_shape=None):
@@ -38,6 +58,17 @@ class Classifier(keras.Model):
         """Height and width in pixels of the images at a point."""
         return point.resolution or self.resolution
 
+    def layer_set(self, layers: LayerSet = LayerSet(), private=None) -> LayerSet:
+        """The layers to make the network of, quantized if it is.
+
+        Args:
+            layers: Those of the float network.
+            private: As for `quantization.Scheme.layers`.
+        """
+        if self.quantization is None:
+            return layers
+        return self.quantization.layers(layers, private)
+
     def build_from_point(self, point: OperatingPoint) -> None:
         """Creates all variables by one symbolic pass."""
         size = self.resolution_of(point)
@@ -45,6 +76,8 @@ class Classifier(keras.Model):
             lambda images: self(images, point=point),
             keras.KerasTensor((1, size, size, 3)),
         )
+        if self.quantization is not None:
+            check_quantized(self)
 
     # === Inference ===
 
@@ -91,6 +124,35 @@ class Classifier(keras.Model):
                 self.operating_points if points is None else points
             )
         ]
+
+    # === Quantization ===
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "quantization": keras.saving.serialize_keras_object(
+                self.quantization
+            ),
+        }
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.quantization is not None:
+            store[_SCHEME] = np.frombuffer(
+                repr(self.quantization).encode(), "uint8"
+            )
+
+    def load_own_variables(self, store):
+        own = {name: store[name] for name in store.keys()}
+        scheme = own.pop(_SCHEME, None)
+        scheme = "None" if scheme is None else bytes(scheme[...]).decode()
+        if scheme != repr(self.quantization):
+            raise ValueError(
+                "The file holds the weights of a network with "
+                f"quantization={scheme}, this one has "
+                f"quantization={self.quantization!r}."
+            )
+        super().load_own_variables(own)
 
     # === Training ===
 

@@ -8,7 +8,6 @@ import keras
 from keras_resadapt.layers import BaseFeatures
 from keras_resadapt.layers import ConvBlock
 from keras_resadapt.layers import ExitClassifier
-from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers import MultiScaleLayer
 from keras_resadapt.layers import Preprocessing
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
@@ -108,7 +107,7 @@ class MSDNet(Cascade):
         self.resolution = resolution or (32 if stem == "cifar" else 224)
 
         # === Layers ===
-        layers = LayerSet()
+        layers = self.layer_set()
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.base_features = BaseFeatures(
             [channels * factor for factor in self.growth_factors],

@@ -50,6 +50,12 @@ class ScaleNetwork(Block):
         super().__init__(**kwargs)
         self.backbone = backbone.with_layers(layers)
         self.residual = residual
+        self.sums = [
+            layers.activation(
+                None, non_negative=backbone.non_negative, name=f"sum{i}"
+            )
+            for i in range(len(backbone.stages) if residual else 0)
+        ]
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -60,7 +66,7 @@ class ScaleNetwork(Block):
         for i in range(len(self.backbone.stages)):
             x = self.backbone.run_stage(i, x, point)
             if self.residual is not None:
-                x = self.residual(x, low[i])
+                x = point.call(self.sums[i], self.residual(x, low[i]))
             outputs.append(x)
         return outputs
 
@@ -142,7 +148,7 @@ class MSNet(Cascade):
         self.num_exits = 2
 
         # === Layers ===
-        layers = LayerSet()
+        layers = self.layer_set()
         self.scale = self.resolutions[0] // self.resolutions[1]
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.low = ScaleNetwork(backbone, layers=layers, name="low")

@@ -29,6 +29,7 @@ from keras_resadapt.models.sandwich import sandwich_gradients
 from keras_resadapt.models.weights import load_weights_file
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import channels_of_norms
+from keras_resadapt.quantization.per_point import SlimmableQuantizer
 
 DISTILLATIONS = ("kl", "alpha")
 
@@ -163,6 +164,14 @@ class MutualNet(Classifier):
             dense=SlimmableDense,
             slimmable=True,
         )
+        layers = self.layer_set(
+            layers,
+            functools.partial(
+                SlimmableQuantizer,
+                full_resolution=self.full_point.resolution,
+                full_width=self.full_point.width,
+            ),
+        )
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.backbone = backbone.with_layers(layers)
         self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
@@ -294,6 +303,8 @@ class MutualNet(Classifier):
         for point in self.points_without_statistics(points):
             for norm, channels in channels_of_norms(self, point):
                 norm.add_statistics(point.resolution, point.width, channels)
+            for quantizer in self._quantizers():
+                quantizer.add_statistics(point.resolution, point.width)
             self.operating_points += (point,)
 
     def forget_statistics(self) -> None:
@@ -303,7 +314,16 @@ class MutualNet(Classifier):
             return
         for norm, _ in channels_of_norms(self, self.full_point):
             norm.forget_statistics()
+        for quantizer in self._quantizers():
+            quantizer.forget_statistics()
         self.operating_points = (self.full_point,)
+
+    def _quantizers(self) -> list[SlimmableQuantizer]:
+        return [
+            layer
+            for layer in self._flatten_layers()
+            if isinstance(layer, SlimmableQuantizer)
+        ]
 
     # === Training ===
 

@@ -104,7 +104,8 @@ class PointCascade(Cascade):
         }
 
     @classmethod
-    def from_config(cls, config):
-        network = keras.saving.deserialize_keras_object(config["network"])
+    def from_config(cls, config, network: Classifier | None = None):
+        if network is None:
+            network = keras.saving.deserialize_keras_object(config["network"])
         points = [OperatingPoint(**point) for point in config["points"]]
         return cls(**{**config, "network": network, "points": points})

@@ -9,7 +9,6 @@ from keras_resadapt.layers import BaseFeatures
 from keras_resadapt.layers import DenseBlock
 from keras_resadapt.layers import ExitClassifier
 from keras_resadapt.layers import FusionBlock
-from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers import Preprocessing
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale
@@ -120,7 +119,7 @@ class RANet(Cascade):
         self.resolution = resolution or (32 if stem == "cifar" else 224)
 
         # === Layers ===
-        layers = LayerSet()
+        layers = self.layer_set()
         finest_first = self.scale_list[::-1]
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.base_features = BaseFeatures(

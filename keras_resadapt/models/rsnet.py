@@ -21,6 +21,9 @@ from keras_resadapt.layers.switchable_batch_normalization import (
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.models.weights import load_weights_file
 from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.quantization.learned import LearnedQuantization
+from keras_resadapt.quantization.per_point import SwitchableQuantizer
+from keras_resadapt.quantization.quantizers import rounding_kernels_once
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -53,6 +56,7 @@ class RSNet(Classifier):
             of the nearest resolution instead of raising an error. In between,
             it is interpolated (section 4.3).
         classifier_initializer: Initializer of the classifier's kernel.
+        **kwargs: `quantization` of `Classifier`.
 
     Attributes:
         operating_points: The trained resolutions, the largest first.
@@ -99,12 +103,19 @@ class RSNet(Classifier):
         )
 
         # === Layers ===
-        layers = LayerSet(
-            norm=functools.partial(
-                SwitchableBatchNormalization,
-                self.resolutions,
+        layers = self.layer_set(
+            LayerSet(
+                norm=functools.partial(
+                    SwitchableBatchNormalization,
+                    self.resolutions,
+                    extrapolate=extrapolate,
+                )
+            ),
+            functools.partial(
+                SwitchableQuantizer,
+                resolutions=self.resolutions,
                 extrapolate=extrapolate,
-            )
+            ),
         )
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.backbone = backbone.with_layers(layers)
@@ -136,10 +147,11 @@ class RSNet(Classifier):
             point = point or self._point_of(inputs)
             return self._logits(inputs, point, training)
         self._check_pyramid(inputs)
-        logits = {
-            point.name: self._logits(images, point, training)
-            for point, images in zip(self.operating_points, inputs)
-        }
+        with rounding_kernels_once():
+            logits = {
+                point.name: self._logits(images, point, training)
+                for point, images in zip(self.operating_points, inputs)
+            }
         if len(logits) > 1:
             logits["ensemble"] = losses.ensemble_logits(
                 list(logits.values()), ops.softmax(self.alpha)
@@ -272,11 +284,26 @@ def _rs_resnet(
     bottleneck,
     filters=(64, 128, 256, 512),
     stem="imagenet",
-    zero_init_residual=False,
+    zero_init_residual=None,
+    pre_activation=None,
+    quantization=None,
     **kwargs,
 ) -> RSNet:
+    # As LQ-Nets quantizes ResNets
+    learned = isinstance(quantization, LearnedQuantization)
+    quantized_activations = learned and quantization.activation_bits < 32
+    if pre_activation is None:
+        pre_activation = quantized_activations
+    if zero_init_residual is None:
+        zero_init_residual = learned and not pre_activation
     backbone = ResNet(
-        depths, filters, bottleneck, stem, zero_init_residual, name="backbone"
+        depths,
+        filters,
+        bottleneck,
+        stem,
+        zero_init_residual,
+        pre_activation,
+        name="backbone",
     )
     model = RSNet(
         backbone,
@@ -288,6 +315,7 @@ def _rs_resnet(
         classifier_initializer=keras.initializers.VarianceScaling(
             1 / 3, mode="fan_in", distribution="uniform"
         ),
+        quantization=quantization,
         **kwargs,
     )
     return load_weights_file(model, weights)
@@ -313,9 +341,11 @@ def RSNet18(
         weights: `None` for random weights, or the path of a `.weights.h5`
             file of a model with the same arguments.
         depths: Residual blocks a stage.
-        **kwargs: `filters`, `stem` and `zero_init_residual` of
-            `backbones.ResNet`, and further arguments of `RSNet`. For 32 or
-            64 pixel pictures: `stem="small"`.
+        **kwargs: `filters`, `stem`, `zero_init_residual` and
+            `pre_activation` of `backbones.ResNet`, and further arguments of
+            `RSNet`. For 32 or 64 pixel pictures: `stem="small"`. With
+            `quantization=LearnedQuantization(...)`, the defaults of the
+            middle two are what LQ-Nets uses.
     """
     return _rs_resnet(
         num_classes,

@@ -8,6 +8,7 @@ from keras_resadapt.training.recipe import MUTUALNET
 from keras_resadapt.training.recipe import MUTUALNET_VGG
 from keras_resadapt.training.recipe import RANET_CIFAR
 from keras_resadapt.training.recipe import RANET_IMAGENET
+from keras_resadapt.training.recipe import RSNET_LEARNED
 from keras_resadapt.training.recipe import RSNET_MOBILENET_V2
 from keras_resadapt.training.recipe import RSNET_RESNET
 from keras_resadapt.training.recipe import Recipe

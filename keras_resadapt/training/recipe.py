@@ -83,6 +83,13 @@ class Recipe:
 # RS-Net, section 4.1
 RSNET_RESNET = Recipe(epochs=120, learning_rate=0.1, weight_decay=1e-4)
 RSNET_MOBILENET_V2 = Recipe(epochs=150, learning_rate=0.05, weight_decay=4e-5)
+# With `quantization.LearnedQuantization`: RS-Net, section 4.1, after LQ-Nets
+RSNET_LEARNED = Recipe(
+    epochs=120,
+    learning_rate=0.1,
+    weight_decay=5e-5,
+    milestones=(30 / 120, 60 / 120, 85 / 120, 95 / 120, 105 / 120),
+)
 # RANet, section 4 ("Training policy"); MSDNet's authors have the same
 RANET_CIFAR = Recipe(
     epochs=300,

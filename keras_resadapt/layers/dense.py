@@ -1,0 +1,85 @@
+"""The dense layer of a classifier."""
+
+import keras
+from keras import ops
+
+from keras_resadapt.layers.convolution import quantizer_config
+from keras_resadapt.layers.convolution import with_quantizers
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense` of (batch, features), which can be quantized.
+
+    Args:
+        units: Number of outputs.
+        weight_quantizer: As for `Conv2D`.
+        input_quantizer, output_quantizer: Likewise, of what comes in and of
+            what goes out.
+        **kwargs: As for `keras.layers.Dense`.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        weight_quantizer: keras.layers.Layer | None = None,
+        input_quantizer: keras.layers.Layer | None = None,
+        output_quantizer: keras.layers.Layer | None = None,
+        **kwargs,
+    ):
+        super().__init__(units, **kwargs)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+        self.output_quantizer = output_quantizer
+        if input_quantizer is not None or output_quantizer is not None:
+            self.depends_on = ("point",)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.build((1, 1, *self.kernel.shape))
+        if self.input_quantizer is not None:
+            self.input_quantizer.build(input_shape)
+        if self.output_quantizer is not None:
+            self.output_quantizer.build((*input_shape[:-1], self.units))
+
+    def call(self, inputs, point=None, training=None):
+        if self.input_quantizer is not None:
+            inputs = point.call(self.input_quantizer, inputs)
+        outputs = self.product(inputs, self.kernel)
+        if self.use_bias:
+            outputs = outputs + self.bias
+        outputs = self.activation(outputs)
+        if self.output_quantizer is not None:
+            outputs = point.call(self.output_quantizer, outputs)
+        return outputs
+
+    def product(self, inputs, kernel):
+        """`inputs @ kernel`."""
+        if self.weight_quantizer is None:
+            return ops.matmul(inputs, kernel)
+        # As a 1x1 convolution, which LiteRT knows with a scale a channel.
+        kernel = self.weight_quantizer(
+            kernel[None, None], self.kernel[None, None]
+        )
+        outputs = ops.conv(inputs[:, None, None], kernel, padding="valid")
+        return outputs[:, 0, 0]
+
+    def fit_weight_quantizer(self) -> None:
+        """Fits the levels of the weights to the weights as they are."""
+        self.weight_quantizer.fit(self.kernel[None, None])
+
+    def compute_output_spec(self, inputs, point=None, training=None):
+        return keras.KerasTensor(
+            (*inputs.shape[:-1], self.units), dtype=self.compute_dtype
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **quantizer_config(self, "weight", "input", "output"),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_quantizers(config))

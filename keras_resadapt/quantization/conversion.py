@@ -1,0 +1,103 @@
+"""From a float network to a quantized one."""
+
+import keras
+
+from keras_resadapt.quantization.quantizers import ActivationQuantizer
+from keras_resadapt.quantization.quantizers import WeightQuantizer
+from keras_resadapt.quantization.per_point import SlimmableQuantizer
+from keras_resadapt.quantization.scheme import Scheme
+
+
+def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
+    """The same network with quantized convolutions and dense layers.
+
+    Weights and BatchNormalization statistics are copied, and the levels of
+    the weights fitted to them. Activation ranges are unknown until
+    `calibrate_ranges` or training finds them: the network rounds to wide ones
+    before. `compile` it to train it further.
+
+    Thresholds of a cascade belong to the network that they were calibrated
+    on; `thresholds.carried_over(model, quantized)` gives those of the new one.
+
+    Args:
+        model: A classifier of this package in float.
+        scheme: How, such as `Int8()` or `LearnedQuantization(2, 2)`.
+
+    Returns:
+        A new model of the same family, configuration and name.
+
+    Raises:
+        TypeError: If `model` is not a classifier of this package, or `scheme`
+            is not a scheme.
+        ValueError: A model that is quantized already, or that has a layer
+            which the scheme cannot quantize.
+        RuntimeError: On a backend that the scheme does not run on.
+
+    Example:
+
+    >>> quantized = quantize(model, Int8())
+    >>> calibrate_ranges(quantized, batches)
+    >>> quantized.compile(keras.optimizers.SGD(1e-3), metrics=["accuracy"])
+    >>> quantized.fit(batches, epochs=2)
+    """
+    # Models are made of this package's layers: imported before them.
+    from keras_resadapt.models.classifier import Classifier
+    from keras_resadapt.models.point_cascade import PointCascade
+
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "`model` must be a network of this package, such as an `RSNet`. "
+            f"Received: {type(model).__name__}"
+        )
+    if not isinstance(scheme, Scheme):
+        raise TypeError(
+            "`scheme` must be a scheme, such as `Int8()`. "
+            f"Received: scheme={scheme!r}"
+        )
+    if isinstance(model, PointCascade):
+        network = quantize(model.network, scheme)
+        return PointCascade.from_config(
+            {
+                **model.get_config(),
+                "network": keras.saving.serialize_keras_object(network),
+            },
+            network,
+        )
+    if model.quantization is not None:
+        raise ValueError(
+            f"{model.name!r} is quantized already, with {model.quantization}."
+        )
+    scheme.check()
+    quantized = type(model).from_config(
+        {**model.get_config(), "quantization": scheme}
+    )
+    state = _quantizer_variables(quantized)
+    targets = [v for v in quantized.variables if id(v) not in state]
+    for target, source in zip(targets, model.variables, strict=True):
+        target.assign(source)
+    refit_weights(quantized)
+    return quantized
+
+
+def refit_weights(model: keras.Model) -> None:
+    """Fits the levels of all weights to the weights as they are.
+
+    Training keeps them in step by itself; this is for weights that were set
+    by hand.
+
+    Args:
+        model: A quantized network.
+    """
+    for layer in model._flatten_layers():
+        if getattr(layer, "weight_quantizer", None) is not None:
+            layer.fit_weight_quantizer()
+
+
+def _quantizer_variables(model) -> set[int]:
+    quantizers = (ActivationQuantizer, SlimmableQuantizer, WeightQuantizer)
+    return {
+        id(variable)
+        for layer in model._flatten_layers()
+        if isinstance(layer, quantizers)
+        for variable in layer.variables
+    }

@@ -1,0 +1,327 @@
+"""LQ-Nets: levels that are learned (Zhang et al., ECCV 2018)."""
+
+import dataclasses
+import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resadapt.layers.batch_normalization import num_replicas
+from keras_resadapt.layers.slimmable import channels_of
+from keras_resadapt.layers.slimmable import first_channels
+from keras_resadapt.quantization.quantizers import ActivationQuantizer
+from keras_resadapt.quantization.quantizers import WeightQuantizer
+from keras_resadapt.quantization.scheme import Scheme
+from keras_resadapt.quantization.scheme import check_bits
+
+# The share of itself that a basis keeps in a training step
+MOMENTUM = 0.9
+# Added to the diagonal of the least squares, so that they have a solution
+RIDGE = 1e-4
+# The third quartile of the normal distribution
+QUARTILE = 0.6745
+_FITTING_STEPS = 50
+
+
+def codes(bits: int, signed: bool) -> np.ndarray:
+    """All codes, of +-1 or of 0 and 1, as an array (2^bits, bits)."""
+    digits = (-1.0, 1.0) if signed else (0.0, 1.0)
+    return np.array(list(itertools.product(digits, repeat=bits)), "float32")
+
+
+def sorted_levels(basis, code_table: np.ndarray):
+    """The levels of a basis, the smallest first, and their codes.
+
+    Args:
+        basis: Tensor of shape (bits, channels).
+        code_table: As from `codes`.
+
+    Returns:
+        Levels (2^bits, channels), and codes (2^bits, channels, bits).
+    """
+    table = ops.convert_to_tensor(code_table)
+    levels = ops.matmul(table, basis)
+    order = ops.argsort(levels, axis=0)
+    levels = ops.take_along_axis(levels, order, axis=0)
+    return levels, ops.take(table, order, axis=0)
+
+
+def least_squares(code_of_level, counts, sums):
+    """The basis that fits values best whose codes are given.
+
+    `(B^T B + ridge)^-1 B^T x` with the codes B of all values x (LQ-Nets,
+    section 3.2), from what the values of a level have in common.
+
+    Args:
+        code_of_level: Tensor (levels, channels, bits).
+        counts, sums: Of the values at each level, tensors (levels, channels).
+
+    Returns:
+        The basis, a tensor (bits, channels).
+    """
+    weighted = code_of_level * counts[..., None]
+    gram = ops.einsum("lci,lcj->cij", weighted, code_of_level)
+    target = ops.einsum("lci,lc->ci", code_of_level, sums)
+    gram = gram + RIDGE * ops.eye(code_of_level.shape[-1])
+    return ops.transpose(ops.solve(gram, target[..., None])[..., 0])
+
+
+def round_to_levels(inputs, levels):
+    """The level nearest to each value.
+
+    Thresholds are midway between neighbouring levels; what is greater goes to
+    the upper one.
+
+    Args:
+        inputs: Tensor whose last axis are the channels, or of any shape for
+            one channel.
+        levels: Tensor (levels, channels), the smallest first.
+
+    Returns:
+        The rounded values, and a list of where they are above a threshold,
+        tensors of zeros and ones.
+    """
+    outputs, above = levels[0], []
+    for i in range(1, levels.shape[0]):
+        is_above = inputs > (levels[i - 1] + levels[i]) / 2
+        above.append(ops.cast(is_above, inputs.dtype))
+        outputs = outputs + (levels[i] - levels[i - 1]) * above[-1]
+    return outputs, above
+
+
+def level_sums(inputs, above, axes):
+    """How many values each level has, and their sum.
+
+    Args:
+        inputs: Tensor of values.
+        above: As from `round_to_levels`.
+        axes: All but the channels'; None for one channel.
+
+    Returns:
+        Counts and sums, tensors (levels, channels).
+    """
+    masks = [ops.ones_like(inputs), *above]
+
+    def each_level(values):
+        over = [ops.reshape(ops.sum(x, axes), (-1,)) for x in values]
+        if num_replicas() > 1:
+            over = _over_replicas(over)
+        # Of what is above a threshold, some is above the next one too.
+        between = [low - high for low, high in zip(over, over[1:])]
+        return ops.stack([*between, over[-1]])
+
+    return each_level(masks), each_level([inputs * mask for mask in masks])
+
+
+def _over_replicas(tensors):
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class LearnedWeights(WeightQuantizer):
+    """Weights as sums of plus or minus the numbers of a basis a channel.
+
+    A training step rounds with the basis that there is, then moves it towards
+    the least squares' for the codes so found. Gradients pass straight through.
+
+    Args:
+        bits: Numbers in a basis.
+    """
+
+    def __init__(self, bits: int = 2, **kwargs):
+        super().__init__(**kwargs)
+        self.bits = bits
+        self._codes = codes(bits, signed=True)
+
+    def build(self, kernel_shape):
+        height, width, _, out_channels = kernel_shape
+        deviation = (2 / (height * width * out_channels)) ** 0.5
+        self.basis = self.add_weight(
+            shape=(self.bits, out_channels),
+            initializer=lambda shape, dtype: ops.cast(
+                self._initial(ops.full((out_channels,), deviation)), dtype
+            ),
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+            name="basis",
+        )
+
+    def _initial(self, deviation):
+        """The basis for normally distributed weights."""
+        powers = 2.0 ** np.arange(self.bits)[:, None]
+        return QUARTILE * deviation * powers.astype("float32") / (
+            2 ** (self.bits - 1)
+        )
+
+    def train(self, kernel, whole):
+        outputs = self.rounded(kernel)
+        self.basis.assign(
+            MOMENTUM * self.basis + (1 - MOMENTUM) * self._refit(whole)
+        )
+        return outputs
+
+    def _refit(self, kernel):
+        levels, code_of_level = sorted_levels(
+            ops.cast(self.basis, "float32"), self._codes
+        )
+        _, above = round_to_levels(kernel, levels)
+        counts, sums = level_sums(kernel, above, (0, 1, 2))
+        return ops.stop_gradient(least_squares(code_of_level, counts, sums))
+
+    def fit(self, kernel):
+        kernel = ops.cast(kernel, "float32")
+        deviation = ops.sqrt(ops.mean(ops.square(kernel), (0, 1, 2)))
+        self.basis.assign(self._initial(deviation))
+        for _ in range(_FITTING_STEPS):
+            self.basis.assign(self._refit(kernel))
+
+    def rounded(self, kernel):
+        basis = first_channels(
+            ops.cast(self.basis, "float32"), channels_of(kernel)
+        )
+        levels, _ = sorted_levels(basis, self._codes)
+        outputs, _ = round_to_levels(kernel, levels)
+        return kernel + ops.stop_gradient(outputs - kernel)
+
+    def get_config(self):
+        return {**super().get_config(), "bits": self.bits}
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class LearnedActivations(ActivationQuantizer):
+    """Activations from 0 as sums of some of the numbers of one basis.
+
+    A training step moves the basis as that of `LearnedWeights`. Gradients
+    pass straight through where the input is not above the largest level.
+
+    Args:
+        bits: Numbers in the basis.
+    """
+
+    def __init__(self, bits: int = 2, **kwargs):
+        super().__init__(**kwargs)
+        self.bits = bits
+        self._codes = codes(bits, signed=False)
+
+    def new_state(self, owner, prefix):
+        # For the positive half of a normal distribution of variance 1
+        smallest = QUARTILE * 2 / (2**self.bits - 1)
+        basis = owner.add_weight(
+            shape=(self.bits,),
+            initializer=lambda shape, dtype: ops.cast(
+                smallest * 2.0 ** np.arange(self.bits), dtype
+            ),
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+            name=f"{prefix}basis",
+        )
+        return (basis,)
+
+    def train(self, inputs):
+        (variable,) = self.state
+        basis = ops.cast(variable, "float32")
+        outputs, refitted = self._round_and_refit(inputs, basis)
+        variable.assign(MOMENTUM * basis + (1 - MOMENTUM) * refitted)
+        return outputs
+
+    def estimate(self, inputs, *state):
+        (basis,) = state
+        return self._round_and_refit(inputs, ops.cast(basis, "float32"))[1:]
+
+    def calibrate(self, inputs, state=None, batches=None):
+        """As a training step does it; the search for the basis goes on from
+        batch to batch."""
+        state = self.state if state is None else state
+        batches = self.batches if batches is None else batches
+        (variable,) = state
+        (refitted,) = self.estimate(ops.cast(inputs, "float32"), *state)
+        variable.assign(MOMENTUM * variable + (1 - MOMENTUM) * refitted)
+        batches.assign_add(1)
+
+    def rounded(self, inputs, *state):
+        (basis,) = state
+        levels, _ = self._levels(ops.cast(basis, "float32"))
+        return self._straight_through(inputs, levels)[0]
+
+    def _levels(self, basis):
+        return sorted_levels(basis[:, None], self._codes)
+
+    def _straight_through(self, inputs, levels):
+        outputs, above = round_to_levels(inputs, levels)
+        clipped = ops.minimum(inputs, levels[-1])
+        return clipped + ops.stop_gradient(outputs - clipped), above
+
+    def _round_and_refit(self, inputs, basis):
+        levels, code_of_level = self._levels(basis)
+        outputs, above = self._straight_through(inputs, levels)
+        counts, sums = level_sums(inputs, above, None)
+        refitted = least_squares(code_of_level, counts, sums)[:, 0]
+        return outputs, ops.stop_gradient(refitted)
+
+    def get_config(self):
+        return {**super().get_config(), "bits": self.bits}
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+@dataclasses.dataclass(frozen=True)
+class LearnedQuantization(Scheme):
+    """LQ-Nets, with which RS-Nets were quantized (RS-Net, table 3).
+
+    The levels of weights are the sums of plus or minus the numbers of a basis
+    an output channel, those of activations the sums of some of the numbers of
+    one basis; see `LearnedWeights` and `LearnedActivations`. The convolution
+    that takes the images and the classifiers stay in float.
+
+    RS-Nets on ResNets are built for it: with 2-bit weights and activations in
+    float as the usual ResNet, each residual starting at zero; with quantized
+    activations as a ResNet with pre-activation.
+
+    Args:
+        weight_bits: From 1 to 4.
+        activation_bits: From 1 to 4, or 32 for activations in float.
+        private_ranges: Each operating point has its own activation bases, as
+            it has its own BatchNormalization; otherwise all share one, as in
+            the authors' networks.
+
+    Raises:
+        ValueError: For bits that it does not know.
+
+    Reference:
+        LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep
+        Neural Networks (https://arxiv.org/abs/1807.10029).
+    """
+
+    weight_bits: int = 2
+    activation_bits: int = 32
+    private_ranges: bool = True
+
+    first = last = False
+
+    def __post_init__(self):
+        name = "LearnedQuantization"
+        check_bits(name, range(1, 5), weight_bits=self.weight_bits)
+        check_bits(name, (1, 2, 3, 4, 32), activation_bits=self.activation_bits)
+
+    def weights(self):
+        return LearnedWeights(self.weight_bits)
+
+    def activations(self, function, non_negative, name):
+        if self.activation_bits == 32:
+            return None
+        if not (non_negative or function in ("relu", "relu6")):
+            raise ValueError(
+                f"The activation {name!r} has no quantized form: it has "
+                "negative values, and the levels of `LearnedQuantization` "
+                "have none. Use `activation_bits=32`, or `Int8`. "
+                f"Received: activation_bits={self.activation_bits}"
+            )
+        return LearnedActivations(self.activation_bits)
+
+    def junctions(self):
+        return None

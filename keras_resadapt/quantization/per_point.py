@@ -1,0 +1,210 @@
+"""Activation quantizers with a state an operating point."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_resadapt.layers.point_variables import PointVariables
+from keras_resadapt.layers.switchable_batch_normalization import (
+    check_resolutions,
+)
+from keras_resadapt.layers.switchable_batch_normalization import neighbours
+from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.quantization.quantizers import ActivationQuantizer
+from keras_resadapt.quantization.quantizers import new_counter
+
+
+def _copy(quantizer, name):
+    return type(quantizer).from_config({**quantizer.get_config(), "name": name})
+
+
+class _HasQuantizer(keras.layers.Layer):
+    """Made of one `ActivationQuantizer`, its first argument."""
+
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "quantizer": keras.saving.serialize_keras_object(self.quantizer),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        quantizer = keras.saving.deserialize_keras_object(config["quantizer"])
+        return cls(**{**config, "quantizer": quantizer})
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class SwitchableQuantizer(_HasQuantizer):
+    """One state a resolution, as `SwitchableBatchNormalization` has one set of
+    statistics; in between, in inference, interpolated linearly as well.
+
+    Args:
+        quantizer: An `ActivationQuantizer` of which each resolution gets a
+            copy.
+        resolutions: The trained resolutions of the network's input, in
+            pixels.
+        extrapolate: As for `SwitchableBatchNormalization`.
+
+    Call arguments:
+        inputs: Float tensor of any shape.
+        resolution: The resolution of the network's input, in pixels.
+        training: As for `ActivationQuantizer`.
+    """
+
+    depends_on = ("resolution",)
+
+    def __init__(
+        self,
+        quantizer: ActivationQuantizer,
+        resolutions: Sequence[int],
+        extrapolate: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.resolutions = check_resolutions(resolutions)
+        self.extrapolate = extrapolate
+        self.branches = [
+            _copy(quantizer, f"r{resolution}")
+            for resolution in self.resolutions
+        ]
+
+    @property
+    def quantizer(self):
+        return self.branches[0]
+
+    def build(self, input_shape=None):
+        for branch in self.branches:
+            branch.build(input_shape)
+
+    def call(self, inputs, resolution, training=None):
+        if training or resolution in self.resolutions:
+            return self._branch(resolution)(inputs, training=training)
+        upper, lower, share = neighbours(
+            self.resolutions, resolution, self.extrapolate
+        )
+        state = [
+            share * high + (1 - share) * low
+            for high, low in zip(
+                self.branches[upper].state, self.branches[lower].state
+            )
+        ]
+        outputs = self.quantizer.rounded(ops.cast(inputs, "float32"), *state)
+        return ops.cast(outputs, inputs.dtype)
+
+    def quantize_by_batch(self, inputs, resolution):
+        """As `ActivationQuantizer` does it."""
+        return self._branch(resolution).quantize_by_batch(inputs)
+
+    def calibrate(self, inputs, resolution):
+        """As `ActivationQuantizer` does it."""
+        self._branch(resolution).calibrate(inputs)
+
+    def counters(self, resolution) -> list:
+        """The `batches` of the states that a resolution uses."""
+        if resolution in self.resolutions:
+            return [self._branch(resolution).batches]
+        return [branch.batches for branch in self.branches]
+
+    def _branch(self, resolution):
+        if resolution not in self.resolutions:
+            raise ValueError(
+                "Only the resolutions that the network has can be trained: "
+                f"{self.resolutions}. Received: resolution={resolution}"
+            )
+        return self.branches[self.resolutions.index(resolution)]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "resolutions": self.resolutions,
+            "extrapolate": self.extrapolate,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class SlimmableQuantizer(PointVariables, _HasQuantizer):
+    """One state an operating point of a slimmable network, as
+    `SlimmableBatchNormalization` has its statistics.
+
+    Training keeps that of the full network alone; the sub-networks round each
+    batch to levels that fit it. Those of other points are added and computed
+    after training, by `quantization.calibrate_ranges`.
+
+    Args:
+        quantizer: An `ActivationQuantizer`, of the full network.
+        full_resolution, full_width: Of the full network.
+
+    Call arguments:
+        inputs: Float tensor of any shape.
+        resolution, width: Of the operating point.
+        training: As for `ActivationQuantizer`.
+    """
+
+    depends_on = ("resolution", "width")
+    what = "activation ranges"
+    how = "quantization.calibrate_ranges"
+
+    def __init__(
+        self,
+        quantizer: ActivationQuantizer,
+        full_resolution: int,
+        full_width: float,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.full_resolution = full_resolution
+        self.full_width = full_width
+        self.quantizer = _copy(quantizer, "full")
+        self.of_points = {}  # state and counter
+
+    def build(self, input_shape=None):
+        self.quantizer.build(input_shape)
+
+    def call(self, inputs, resolution, width, training=None):
+        if self.is_full(resolution, width):
+            return self.quantizer(inputs, training=training)
+        if training:
+            return self.quantizer.quantize_by_batch(inputs)
+        *state, _ = self.at_point(resolution, width)
+        outputs = self.quantizer.rounded(ops.cast(inputs, "float32"), *state)
+        return ops.cast(outputs, inputs.dtype)
+
+    def add_statistics(self, resolution, width) -> None:
+        """Makes room for the state of one more point."""
+        prefix = f"{OperatingPoint(resolution, width).name}_"
+        with self.adding_to(resolution, width) as key:
+            state = self.quantizer.new_state(self, prefix)
+            counter = new_counter(self, f"{prefix}batches")
+            self.of_points[key] = (*state, counter)
+
+    def quantize_by_batch(self, inputs, resolution, width):
+        """As `ActivationQuantizer` does it."""
+        return self.quantizer.quantize_by_batch(inputs)
+
+    def calibrate(self, inputs, resolution, width):
+        """As `ActivationQuantizer` does it."""
+        if self.is_full(resolution, width):
+            return self.quantizer.calibrate(inputs)
+        *state, batches = self.at_point(resolution, width)
+        self.quantizer.calibrate(inputs, state, batches)
+
+    def counters(self, resolution, width) -> list:
+        """The `batches` of the state of a point."""
+        if self.is_full(resolution, width):
+            return [self.quantizer.batches]
+        return [self.at_point(resolution, width)[-1]]
+
+    def named_variables(self):
+        count = len(self.quantizer.state)
+        return self.named_at_points(*map(str, range(count)), "batches")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "full_resolution": self.full_resolution,
+            "full_width": self.full_width,
+        }
