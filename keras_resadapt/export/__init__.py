@@ -1,4 +1,7 @@
-"""SavedModels for TensorFlow Serving. Needs the TensorFlow backend."""
+"""SavedModels for TensorFlow Serving, and LiteRT files.
+
+Needs the TensorFlow backend.
+"""
 
 try:
     import tensorflow
@@ -10,5 +13,6 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from keras_resadapt.export.litert import export_litert
 from keras_resadapt.export.saved_model import export_saved_model
 from keras_resadapt.export.warmup import replay_warmup

@@ -10,6 +10,9 @@ import keras
 import tensorflow as tf
 
 from keras_resadapt.data import preprocess_encoded
+from keras_resadapt.export.checks import check_model
+from keras_resadapt.export.checks import check_path
+from keras_resadapt.export.checks import check_points
 from keras_resadapt.export.warmup import write_warmup_requests
 from keras_resadapt.inference.adaptive import adaptive_logits
 from keras_resadapt.backend import require_tensorflow
@@ -114,16 +117,12 @@ def export_saved_model(
         ValueError: For an argument out of its range.
     """
     require_tensorflow("export_saved_model")
-    if not isinstance(model, Classifier):
-        raise TypeError(
-            "`model` must be a classifier of this package, such as an "
-            f"`RSNet`. Received: model={model!r} of type {type(model)}"
-        )
+    check_model(model)
     if thresholds is not None:
         thresholds = _check_thresholds(thresholds, model)
-    path = _check_path(path)
+    path = check_path(path)
     class_names = _check_class_names(class_names, model.num_classes)
-    points = _check_points(points, model)
+    points = check_points(points, model)
     if not 0 < crop_fraction <= 1:
         raise ValueError(
             "`crop_fraction` must be in (0, 1]. "
@@ -376,22 +375,6 @@ def _served_name(path: str) -> str:
 # === Checks ===
 
 
-def _check_path(path) -> str:
-    path = os.fspath(path)
-    if not path or "://" in path:
-        raise ValueError(
-            "`path` must be a folder on a local disk. "
-            f"Received: path={path!r}"
-        )
-    path = os.path.abspath(os.path.expanduser(path))
-    if os.path.lexists(path):
-        raise FileExistsError(
-            "`path` must not exist yet: export a new version beside it, or "
-            f"remove it. Received: path={path!r}"
-        )
-    return path
-
-
 def _check_class_names(class_names, num_classes) -> list[str] | None:
     if class_names is None:
         return None
@@ -420,17 +403,3 @@ def _check_thresholds(thresholds, model) -> Thresholds:
     thresholds = Thresholds.of(thresholds)
     thresholds.check(model)
     return thresholds
-
-
-def _check_points(points, model) -> tuple[OperatingPoint, ...]:
-    points = tuple(model.operating_points if points is None else points)
-    if (
-        not points
-        or not all(isinstance(point, OperatingPoint) for point in points)
-        or len({point.name for point in points}) < len(points)
-    ):
-        raise ValueError(
-            "`points` must be one or more operating points of different "
-            f"names. Received: points={points!r}"
-        )
-    return points

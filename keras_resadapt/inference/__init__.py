@@ -13,6 +13,7 @@ from keras_resadapt.inference.evaluation import budgeted
 from keras_resadapt.inference.evaluation import simulate
 from keras_resadapt.inference.exit_latency import measure_exit_latency
 from keras_resadapt.inference.latency import measure_latency
+from keras_resadapt.inference.litert_network import LiteRTNetwork
 from keras_resadapt.inference.point_logits import PointLogits
 from keras_resadapt.inference.point_logits import collect_logits
 from keras_resadapt.inference.query_table import QueryRow

@@ -8,10 +8,13 @@ import tensorflow as tf
 from keras_resadapt.inference.frozen import freeze
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.cascade import CascadeState
+from keras_resadapt.operating_point import OperatingPoint
 
 
 def cascade_stages(
-    model: Cascade, temperatures: Sequence[float]
+    model: Cascade,
+    temperatures: Sequence[float],
+    point: OperatingPoint = OperatingPoint(),
 ) -> list[Callable]:
     """A function an exit.
 
@@ -25,12 +28,12 @@ def cascade_stages(
     def make(exit):
         def stage(*tensors):
             if exit == 0:
-                state = model.start(*tensors)
+                state = model.start(*tensors, point)
             else:
                 features = keras.tree.pack_sequence_as(
                     structures[exit], tensors
                 )
-                state = CascadeState(model, exit, features)
+                state = CascadeState(model, exit, features, point)
             logits, state = model.advance(state)
             outputs = [logits / temperatures[exit]]
             if state.exit < model.num_exits:

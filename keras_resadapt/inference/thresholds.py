@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from keras_resadapt.inference.fingerprint import check_fingerprint
+from keras_resadapt.inference.fingerprint import model_fingerprint
 from keras_resadapt.inference.json_file import write_json
 
 
@@ -84,6 +85,21 @@ class Thresholds:
                 "The thresholds were made for another model, or before its "
                 "last training: calibrate them again.",
             )
+
+    def carried_over(self, model, quantized) -> "Thresholds":
+        """The same numbers for the quantized network of a cascade.
+
+        Args:
+            model: The cascade that these belong to.
+            quantized: What `quantization.quantize` made of it, trained
+                further or not. To calibrate again is better.
+        """
+        self.check(model)
+        carried = dataclasses.replace(
+            self, fingerprint=model_fingerprint(quantized)
+        )
+        carried.check(quantized)
+        return carried
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a JSON file, complete or not at all."""

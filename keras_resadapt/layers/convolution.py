@@ -75,7 +75,7 @@ class _SymmetricPadding:
     def build(self, input_shape):
         super().build(input_shape)
         if self.weight_quantizer is not None:
-            self.weight_quantizer.build(self.output_last(self.kernel.shape))
+            self.weight_quantizer.build(self._shape_output_last())
         if self.input_quantizer is not None:
             self.input_quantizer.build(input_shape)
 
@@ -130,8 +130,11 @@ class _SymmetricPadding:
         return ops.reshape(quantized, ops.shape(kernel))
 
     def output_last(self, kernel):
-        """A kernel, or its shape, with all output channels in the last axis."""
+        """A kernel with all output channels in the last axis."""
         return kernel
+
+    def _shape_output_last(self) -> tuple[int, ...]:
+        return tuple(self.kernel.shape)
 
     def compute_output_spec(self, inputs, scale=None, offset=None, point=None):
         return keras.KerasTensor(
@@ -235,10 +238,11 @@ class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
         return ops.reshape(scale, (-1, self.depth_multiplier))
 
     def output_last(self, kernel):
-        if isinstance(kernel, tuple):
-            height, width, channels, multiplier = kernel
-            return (height, width, 1, channels * multiplier)
         return ops.reshape(kernel, (*self.kernel_size, 1, -1))
+
+    def _shape_output_last(self):
+        height, width, channels, multiplier = self.kernel.shape
+        return (height, width, 1, channels * multiplier)
 
     def _output_channels(self, input_shape):
         return input_shape[-1] * self.depth_multiplier

@@ -46,24 +46,27 @@ class Dense(keras.layers.Dense):
     def call(self, inputs, point=None, training=None):
         if self.input_quantizer is not None:
             inputs = point.call(self.input_quantizer, inputs)
+        if self.weight_quantizer is not None:
+            inputs = inputs[:, None, None]
         outputs = self.product(inputs, self.kernel)
         if self.use_bias:
             outputs = outputs + self.bias
         outputs = self.activation(outputs)
+        if self.weight_quantizer is not None:
+            outputs = ops.reshape(outputs, (-1, self.units))
         if self.output_quantizer is not None:
             outputs = point.call(self.output_quantizer, outputs)
         return outputs
 
     def product(self, inputs, kernel):
-        """`inputs @ kernel`."""
+        """`inputs @ kernel`; for a quantized kernel, inputs are pixels and it
+        is a 1x1 convolution, which LiteRT knows with a scale a channel."""
         if self.weight_quantizer is None:
             return ops.matmul(inputs, kernel)
-        # As a 1x1 convolution, which LiteRT knows with a scale a channel.
         kernel = self.weight_quantizer(
             kernel[None, None], self.kernel[None, None]
         )
-        outputs = ops.conv(inputs[:, None, None], kernel, padding="valid")
-        return outputs[:, 0, 0]
+        return ops.conv(inputs, kernel, padding="valid")
 
     def fit_weight_quantizer(self) -> None:
         """Fits the levels of the weights to the weights as they are."""

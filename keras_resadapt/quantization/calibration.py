@@ -105,7 +105,9 @@ def check_calibrated(
 ) -> None:
     """Raises a `ValueError` for a point with activation ranges that neither
     training nor calibration has found."""
-    for point in points:
+    for point in dict.fromkeys(
+        dataclasses.replace(point, exit=None) for point in points
+    ):
         for layer, axes in _quantizers_at(model, point):
             if not all(int(counter) for counter in layer.counters(**axes)):
                 raise ValueError(

@@ -1,0 +1,230 @@
+"""Writes a classifier as one LiteRT file with a signature a point."""
+
+import dataclasses
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_resadapt.backend import require_tensorflow
+from keras_resadapt.export.checks import check_model
+from keras_resadapt.export.checks import check_path
+from keras_resadapt.export.checks import check_points
+from keras_resadapt.inference.stages import cascade_stages
+from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.quantization import Int8
+from keras_resadapt.quantization import check_calibrated
+
+
+def export_litert(
+    model: Classifier,
+    path: str | os.PathLike,
+    points: Iterable[OperatingPoint] | None = None,
+    *,
+    share_kernels: bool = False,
+) -> dict:
+    """Exports a classifier for LiteRT (TensorFlow Lite), to one file.
+
+    Each operating point is a signature, under the point's name: from float32
+    `images` of shape (batch, resolution, resolution, 3), in the range that
+    the model's preprocessing expects, to float32 `logits` of shape (batch,
+    classes).
+
+    A network quantized with `Int8` computes in 8-bit integers, with the
+    ranges that it was trained with. All points share the integer weights, for
+    BatchNormalization changes their scales only; but for a convolution with a
+    scale (gamma) below 0 at some points and not at others, which is stored
+    twice. In a float network, BatchNormalization is folded into the
+    convolutions, and each point stores its own; `share_kernels` keeps it
+    apart. One quantized with `LearnedQuantization` is exported as a float one
+    whose weights have few values.
+
+    The signatures of a `Cascade` go on where the one before stopped:
+    `"exit0"` takes `images`, the others `feature_000`, `feature_001`, ...,
+    which the exit before returned beside its `logits`. `inference.LiteRTNetwork`
+    runs them until one is sure.
+
+    Args:
+        model: A classifier of this package, on the TensorFlow backend.
+        path: The new file. It appears complete or not at all.
+        points: What to export; by default `model.operating_points`. Exits
+            need all those before them.
+        share_kernels: In a float network, store each convolution once, and
+            run the normalization after it on its own: smaller and slower.
+
+    Returns:
+        A dict: the `signatures`, and the `bytes` of the file.
+
+    Raises:
+        RuntimeError: On another backend than TensorFlow.
+        TypeError: If `model` is not a classifier of this package.
+        FileExistsError: If there is something at `path`.
+        ValueError: Activation ranges that were never calibrated, bits that
+            LiteRT does not have, exits without those before them, or an
+            argument out of its range.
+    """
+    require_tensorflow("export_litert")
+    check_model(model)
+    path = check_path(path)
+    points = check_points(points, model)
+    scheme = getattr(model, "network", model).quantization
+    if scheme is not None:
+        check_calibrated(model, points)
+    is_int8 = isinstance(scheme, Int8)
+    if is_int8 and (scheme.weight_bits, scheme.activation_bits) != (8, 8):
+        raise ValueError(
+            "LiteRT's integers have 8 bits. "
+            f"Received: quantization={scheme}"
+        )
+    if isinstance(model, Cascade):
+        exits = [point.exit for point in points]
+        if exits != list(range(len(points))):
+            raise ValueError(
+                "The exits of a cascade go on from those before them: "
+                f"`points` must begin with exit 0. Received: exits {exits}"
+            )
+        functions = _stages(model, len(points))
+    else:
+        functions = {
+            point.name: _pass(model, point, share_kernels and not is_int8)
+            for point in points
+        }
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{uuid.uuid4().hex}"
+    content = _convert(functions, is_int8)
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(content)
+        os.rename(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+    return {"signatures": list(functions), "bytes": len(content)}
+
+
+def _convert(functions: dict[str, Callable], is_int8: bool) -> bytes:
+    """The LiteRT file of some traced functions, by the signature's name."""
+    archive = keras.export.ExportArchive()
+    for name, function in functions.items():
+        archive.add_endpoint(name, function)
+    with tempfile.TemporaryDirectory() as folder:
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(functions)
+        )
+        if is_int8:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        return converter.convert()
+
+
+def _traced(function, specs) -> Callable:
+    function = tf.function(function, input_signature=specs, autograph=False)
+    function.get_concrete_function()
+    return function
+
+
+def _images_of(size) -> tf.TensorSpec:
+    return tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
+
+
+def _pass(model, point, share_kernels) -> Callable:
+    def run(images):
+        at = point
+        if share_kernels:
+            one = tf.cast(tf.shape(images)[0] > 0, tf.float32)
+            at = _UnfoldedPoint(**dataclasses.asdict(point), one=one)
+        return {"logits": model.logits(images, at)}
+
+    return _traced(run, [_images_of(model.resolution_of(point))])
+
+
+@dataclasses.dataclass(frozen=True)
+class _UnfoldedPoint(OperatingPoint):
+    """An operating point at which normalization stays behind convolutions.
+
+    The converter folds it into them where it is constant. This one is
+    multiplied by `one`, which the converter cannot know.
+    """
+
+    one: Any = None
+
+    def call(self, layer, inputs, scale=None, offset=None, **kwargs) -> Any:
+        outputs = super().call(layer, inputs, **kwargs)
+        if scale is None:
+            return outputs
+        return outputs * (scale * self.one) + offset * self.one
+
+
+# === Cascades ===
+
+
+@dataclasses.dataclass(frozen=True)
+class _NotingPoint(OperatingPoint):
+    """An operating point that notes which quantizer a tensor came from."""
+
+    origins: dict = dataclasses.field(default_factory=dict)
+
+    def call(self, layer, inputs, **kwargs) -> Any:
+        outputs = super().call(layer, inputs, **kwargs)
+        if hasattr(layer, "calibrate"):
+            # With the tensor, so that its id is not used again
+            self.origins[id(outputs)] = (layer, outputs)
+        return outputs
+
+    def origin(self, tensor):
+        """The quantizer of a tensor; None for none."""
+        layer, _ = self.origins.get(id(tensor), (None, None))
+        return layer
+
+
+def _stages(model, num_exits) -> dict[str, Callable]:
+    """Traced functions, one an exit, each from the features of the last."""
+    point = _NotingPoint()
+    stages = cascade_stages(model, (1.0,) * model.num_exits, point)
+    specs, quantizers = [_images_of(model.resolution)], [None]
+    functions = {}
+    for exit, stage in enumerate(stages[:num_exits]):
+        run, quantizers = _stage(stage, point, quantizers)
+        function = _traced(run, specs)
+        outputs = function.get_concrete_function().structured_outputs
+        specs = [
+            tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=name)
+            for name, x in outputs.items()
+            if name != "logits"
+        ]
+        functions[OperatingPoint(exit=exit).name] = function
+    return functions
+
+
+def _stage(stage, point, quantizers) -> tuple[Callable, list]:
+    """The signature of an exit, and, once it is traced, the quantizers of its
+    features.
+
+    Args:
+        stage: From `cascade_stages`.
+        point: The `_NotingPoint`.
+        quantizers: Of the tensors that the stage takes; None for none.
+    """
+    of_features = []
+
+    def run(*tensors):
+        # Rounded already; but the converter has to see to what.
+        tensors = [
+            x if quantizer is None else point.call(quantizer, x)
+            for x, quantizer in zip(tensors, quantizers, strict=True)
+        ]
+        logits, *features = stage(*tensors)
+        of_features[:] = [point.origin(x) for x in features]
+        # An output must not be an input itself.
+        named = {
+            f"feature_{i:03d}": tf.identity(x) for i, x in enumerate(features)
+        }
+        return {"logits": logits, **named}
+
+    return run, of_features

@@ -1,0 +1,124 @@
+"""Runs what `export.export_litert` wrote."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_resadapt.inference.point_logits import softmax
+from keras_resadapt.inference.thresholds import Thresholds
+
+
+class LiteRTNetwork:
+    """A network in a LiteRT file, one signature an operating point.
+
+    Args:
+        path: The file.
+        num_threads: How many threads a pass uses.
+
+    Attributes:
+        names: The operating points' names; a cascade's in order of cost.
+
+    Raises:
+        ImportError: `ai-edge-litert` is not installed.
+
+    Example:
+
+    >>> network = LiteRTNetwork("rsnet.tflite")
+    >>> logits = network.logits(images, "r160")
+    """
+
+    def __init__(self, path: str | os.PathLike, num_threads: int = 1):
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError(
+                "`LiteRTNetwork` needs ai-edge-litert: install "
+                "`keras_resadapt[litert]`."
+            ) from error
+        self._interpreter = Interpreter(
+            os.fspath(path), num_threads=num_threads
+        )
+        self.names = sorted(self._interpreter.get_signature_list())
+        self._runners = {
+            name: self._interpreter.get_signature_runner(name)
+            for name in self.names
+        }
+        if self.is_cascade:
+            self.names.sort(key=lambda name: int(name.removeprefix("exit")))
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether signatures go on from one another."""
+        return "exit0" in self.names
+
+    def logits(self, images, name: str) -> np.ndarray:
+        """The logits at a point, and of a cascade what it needs before.
+
+        Args:
+            images: Array of shape (batch, resolution, resolution, 3).
+            name: The point's name.
+
+        Returns:
+            float32 of shape (batch, classes).
+        """
+        if name not in self._runners:
+            raise ValueError(
+                f"`name` must be one of {self.names}. Received: name={name!r}"
+            )
+        tensors = {"images": np.asarray(images, "float32")}
+        names = self.names[: self.names.index(name) + 1]
+        for name in names if self.is_cascade else [name]:
+            answers = dict(self._runners[name](**tensors))
+            logits = answers.pop("logits")
+            tensors = answers
+        return logits
+
+    def adaptive(
+        self, images, thresholds: Thresholds | Sequence[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Takes each image to the first exit that is sure of it.
+
+        What an exit computed is handed on to the next one.
+
+        Args:
+            images: Array of shape (batch, resolution, resolution, 3).
+            thresholds: As for `AdaptivePredictor`; not checked to be of this
+                network.
+
+        Returns:
+            Probabilities, float32 of shape (batch, classes), and the exit of
+            each image, int32.
+        """
+        if not self.is_cascade:
+            raise ValueError(
+                f"The file holds no cascade: its signatures are {self.names}."
+            )
+        thresholds = Thresholds.of(thresholds)
+        limits = (*thresholds.values, 0.0)
+        if len(limits) != len(self.names):
+            raise ValueError(
+                f"`thresholds` must have {len(self.names) - 1} numbers, one "
+                "for each exit but the last. "
+                f"Received: {len(limits) - 1}"
+            )
+        images = np.asarray(images, "float32")
+        probabilities = None
+        exits = np.zeros(len(images), "int32")
+        rows = np.arange(len(images))  # those that go on
+        tensors = {"images": images}
+        for exit, name in enumerate(self.names):
+            if not len(rows):
+                break
+            tensors = dict(self._runners[name](**tensors))
+            answer = softmax(
+                tensors.pop("logits") / thresholds.temperatures[exit]
+            )
+            if probabilities is None:
+                shape = (len(images), answer.shape[1])
+                probabilities = np.zeros(shape, "float32")
+            probabilities[rows], exits[rows] = answer, exit
+            unsure = answer.max(axis=1) < limits[exit]
+            rows = rows[unsure]
+            tensors = {key: x[unsure] for key, x in tensors.items()}
+        return probabilities, exits
