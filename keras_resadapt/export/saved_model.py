@@ -24,6 +24,9 @@ from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
+from keras_resadapt.quantization import LearnedQuantization
+from keras_resadapt.quantization import check_calibrated
+from keras_resadapt.quantization import pack
 
 _DEFAULT = "serving_default"
 _ADAPTIVE = "adaptive"
@@ -45,7 +48,9 @@ def export_saved_model(
 ) -> dict:
     """Exports a classifier for TensorFlow Serving, or any TensorFlow runtime.
 
-    All signatures share one copy of the weights. Each operating point has two:
+    All signatures share one copy of the weights, of a network quantized with
+    `LearnedQuantization` in as many bits a weight. Each operating point has
+    two signatures:
 
     - `<point.name>`, such as `"r160"`: `images` are float32 pixels of shape
       (batch, resolution, resolution, 3) in the range that the model's
@@ -118,11 +123,16 @@ def export_saved_model(
     """
     require_tensorflow("export_saved_model")
     check_model(model)
+    scheme = getattr(model, "network", model).quantization
+    if isinstance(scheme, LearnedQuantization) and not scheme.packed:
+        model = pack(model)
     if thresholds is not None:
         thresholds = _check_thresholds(thresholds, model)
     path = check_path(path)
     class_names = _check_class_names(class_names, model.num_classes)
     points = check_points(points, model)
+    if scheme is not None:
+        check_calibrated(model, points)
     if not 0 < crop_fraction <= 1:
         raise ValueError(
             "`crop_fraction` must be in (0, 1]. "

@@ -74,14 +74,19 @@ class _SymmetricPadding:
 
     def build(self, input_shape):
         super().build(input_shape)
+        self._kernel_shape = tuple(self.kernel.shape)
         if self.weight_quantizer is not None:
             self.weight_quantizer.build(self._shape_output_last())
+        if self.is_packed:
+            self._drop_kernel()
         if self.input_quantizer is not None:
             self.input_quantizer.build(input_shape)
 
     def call(self, inputs, scale=None, offset=None, point=None):
         bias = self.bias if self.use_bias else None
-        return self.convolve(inputs, self.kernel, bias, scale, offset, point)
+        return self.convolve(
+            inputs, self.whole_kernel(), bias, scale, offset, point
+        )
 
     def convolve(
         self, inputs, kernel, bias=None, scale=None, offset=None, point=None
@@ -120,9 +125,40 @@ class _SymmetricPadding:
         """Fits the levels of the weights to the weights as they are."""
         self.weight_quantizer.fit(self.output_last(self.kernel))
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the quantizer holds the kernel itself, in few bits."""
+        return getattr(self.weight_quantizer, "holds_kernel", False)
+
+    def whole_kernel(self):
+        """The kernel at full width."""
+        if self.is_packed:
+            kernel = self.weight_quantizer.unpacked(self.compute_dtype)
+            return ops.reshape(kernel, self._kernel_shape)
+        return self.kernel
+
+    def _drop_kernel(self) -> None:
+        # As Keras itself does where a built layer changes its variables.
+        self._tracker.unlock()
+        self._untrack_variable(self.kernel)
+        self._tracker.lock()
+        self._kernel = None
+
+    def save_own_variables(self, store):
+        if not self.is_packed:
+            super().save_own_variables(store)
+        elif self.use_bias:
+            store["0"] = self.bias
+
+    def load_own_variables(self, store):
+        if not self.is_packed:
+            super().load_own_variables(store)
+        elif self.use_bias:
+            self.bias.assign(store["0"])
+
     def rounded(self, kernel):
         """The kernel, or the part of it that is given, in few values."""
-        if self.weight_quantizer is None:
+        if self.weight_quantizer is None or self.is_packed:
             return kernel
         quantized = self.weight_quantizer(
             self.output_last(kernel), self.output_last(self.kernel)
@@ -134,7 +170,7 @@ class _SymmetricPadding:
         return kernel
 
     def _shape_output_last(self) -> tuple[int, ...]:
-        return tuple(self.kernel.shape)
+        return self._kernel_shape
 
     def compute_output_spec(self, inputs, scale=None, offset=None, point=None):
         return keras.KerasTensor(
@@ -241,8 +277,12 @@ class DepthwiseConv2D(_SymmetricPadding, keras.layers.DepthwiseConv2D):
         return ops.reshape(kernel, (*self.kernel_size, 1, -1))
 
     def _shape_output_last(self):
-        height, width, channels, multiplier = self.kernel.shape
+        height, width, channels, multiplier = self._kernel_shape
         return (height, width, 1, channels * multiplier)
+
+    def _drop_kernel(self):
+        super()._drop_kernel()
+        self.kernel = None
 
     def _output_channels(self, input_shape):
         return input_shape[-1] * self.depth_multiplier

@@ -68,6 +68,8 @@ class Dense(keras.layers.Dense):
         )
         return ops.conv(inputs, kernel, padding="valid")
 
+    is_packed = False
+
     def fit_weight_quantizer(self) -> None:
         """Fits the levels of the weights to the weights as they are."""
         self.weight_quantizer.fit(self.kernel[None, None])

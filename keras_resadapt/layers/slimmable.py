@@ -117,7 +117,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
     def call(self, inputs, width, scale=None, offset=None, point=None):
         out_channels = self.channels(width)
         kernel = first_channels(
-            self.kernel, channels_of(inputs), out_channels
+            self.whole_kernel(), channels_of(inputs), out_channels
         )
         bias = (
             first_channels(self.bias, out_channels) if self.use_bias else None
@@ -125,7 +125,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
         return self.convolve(inputs, kernel, bias, scale, offset, point)
 
     def _missing_channels(self, inputs):
-        if inputs.shape[-1] is None and self.kernel.shape[2] <= 64:
+        if inputs.shape[-1] is None and self._kernel_shape[2] <= 64:
             return ops.maximum(8 - ops.shape(inputs)[-1], 0)
         return super()._missing_channels(inputs)
 
@@ -151,7 +151,7 @@ class SlimmableDepthwiseConv2D(_AnyInputChannels, DepthwiseConv2D):
     """A depthwise convolution of as many channels as come in."""
 
     def call(self, inputs, scale=None, offset=None, point=None):
-        kernel = first_channels(self.kernel, channels_of(inputs), 1)
+        kernel = first_channels(self.whole_kernel(), channels_of(inputs), 1)
         return self.convolve(inputs, kernel, None, scale, offset, point)
 
 

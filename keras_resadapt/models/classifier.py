@@ -252,6 +252,14 @@ class Classifier(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force=False):
+        if getattr(self.quantization, "packed", False):
+            raise ValueError(
+                f"{self.name!r} holds packed weights, which cannot be "
+                "trained: train the network that it was packed from."
+            )
+        return super().make_train_function(force)
+
     def train_step(self, *args):
         *state, data = args  # JAX passes its state first
         return super().train_step(*state, self._prepare(data))

@@ -1,7 +1,11 @@
 """From a float network to a quantized one."""
 
+import dataclasses
+
 import keras
 
+from keras_resadapt.quantization.learned import LearnedQuantization
+from keras_resadapt.quantization.learned import PackedWeights
 from keras_resadapt.quantization.quantizers import ActivationQuantizer
 from keras_resadapt.quantization.quantizers import WeightQuantizer
 from keras_resadapt.quantization.per_point import SlimmableQuantizer
@@ -55,14 +59,7 @@ def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
             f"Received: scheme={scheme!r}"
         )
     if isinstance(model, PointCascade):
-        network = quantize(model.network, scheme)
-        return PointCascade.from_config(
-            {
-                **model.get_config(),
-                "network": keras.saving.serialize_keras_object(network),
-            },
-            network,
-        )
+        return _with_network(model, quantize(model.network, scheme))
     if model.quantization is not None:
         raise ValueError(
             f"{model.name!r} is quantized already, with {model.quantization}."
@@ -79,6 +76,60 @@ def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
     return quantized
 
 
+def pack(model: keras.Model) -> keras.Model:
+    """The same network with as many bits a weight as it was quantized to.
+
+    It holds the codes of the weights and the bases of their levels instead of
+    floats that are rounded: what to save, load and export when training has
+    ended. It gives the same answers and cannot be trained.
+
+    Args:
+        model: A network quantized with `LearnedQuantization`.
+
+    Raises:
+        ValueError: A network that is not, or that is packed already.
+    """
+    from keras_resadapt.models.point_cascade import PointCascade
+
+    if isinstance(model, PointCascade):
+        return _with_network(model, pack(model.network))
+    scheme = model.quantization
+    if not isinstance(scheme, LearnedQuantization) or scheme.packed:
+        raise ValueError(
+            "Only a network quantized with `LearnedQuantization` is packed, "
+            f"and only once. Received: {model.name!r} with "
+            f"quantization={scheme}"
+        )
+    scheme = dataclasses.replace(scheme, packed=True)
+    packed = type(model).from_config(
+        {**model.get_config(), "quantization": scheme}
+    )
+    for source, target in zip(
+        model._flatten_layers(), packed._flatten_layers(), strict=True
+    ):
+        if isinstance(target, PackedWeights):
+            continue  # with the layer that it belongs to
+        if getattr(target, "is_packed", False):
+            target.weight_quantizer.pack(
+                source.output_last(source.kernel), source.weight_quantizer
+            )
+        for name in ("_trainable_variables", "_non_trainable_variables"):
+            own = [v for v in getattr(target, name)]
+            others = [
+                v
+                for v in getattr(source, name)
+                if not (v.name == "kernel" and getattr(target, "is_packed", 0))
+            ]
+            for variable, value in zip(own, others, strict=True):
+                variable.assign(value)
+    return packed
+
+
+def _with_network(cascade, network):
+    """A `PointCascade` of the same points of another network."""
+    return type(cascade).from_config(cascade.get_config(), network)
+
+
 def refit_weights(model: keras.Model) -> None:
     """Fits the levels of all weights to the weights as they are.
 
@@ -89,7 +140,9 @@ def refit_weights(model: keras.Model) -> None:
         model: A quantized network.
     """
     for layer in model._flatten_layers():
-        if getattr(layer, "weight_quantizer", None) is not None:
+        if getattr(layer, "weight_quantizer", None) is not None and (
+            not layer.is_packed
+        ):
             layer.fit_weight_quantizer()
 
 

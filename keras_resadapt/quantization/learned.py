@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -135,7 +136,7 @@ class LearnedWeights(WeightQuantizer):
     def __init__(self, bits: int = 2, **kwargs):
         super().__init__(**kwargs)
         self.bits = bits
-        self._codes = codes(bits, signed=True)
+        self.table = codes(bits, signed=True)
 
     def build(self, kernel_shape):
         height, width, _, out_channels = kernel_shape
@@ -167,7 +168,7 @@ class LearnedWeights(WeightQuantizer):
 
     def _refit(self, kernel):
         levels, code_of_level = sorted_levels(
-            ops.cast(self.basis, "float32"), self._codes
+            ops.cast(self.basis, "float32"), self.table
         )
         _, above = round_to_levels(kernel, levels)
         counts, sums = level_sums(kernel, above, (0, 1, 2))
@@ -184,9 +185,74 @@ class LearnedWeights(WeightQuantizer):
         basis = first_channels(
             ops.cast(self.basis, "float32"), channels_of(kernel)
         )
-        levels, _ = sorted_levels(basis, self._codes)
+        levels, _ = sorted_levels(basis, self.table)
         outputs, _ = round_to_levels(kernel, levels)
         return kernel + ops.stop_gradient(outputs - kernel)
+
+    def get_config(self):
+        return {**super().get_config(), "bits": self.bits}
+
+
+@keras.saving.register_keras_serializable("keras_resadapt")
+class PackedWeights(keras.layers.Layer):
+    """A kernel of `LearnedWeights`, as its codes and bases alone.
+
+    Args:
+        bits: Numbers in a basis; as many bits a weight.
+    """
+
+    holds_kernel = True
+
+    def __init__(self, bits: int = 2, **kwargs):
+        super().__init__(**kwargs)
+        self.bits = bits
+
+    def build(self, kernel_shape):
+        *others, out_channels = kernel_shape
+        self.weights_per_channel = math.prod(others)
+        bytes_per_channel = -(-self.weights_per_channel // 8)
+        self.codes = self.add_weight(
+            shape=(self.bits, bytes_per_channel, out_channels),
+            initializer="zeros",
+            dtype="uint8",
+            trainable=False,
+            name="codes",
+        )
+        self.basis = self.add_weight(
+            shape=(self.bits, out_channels),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            name="basis",
+        )
+
+    def pack(self, kernel, quantizer: LearnedWeights) -> None:
+        """Takes over a kernel, its output channels last."""
+        basis = ops.convert_to_numpy(quantizer.basis)
+        kernel = ops.convert_to_numpy(kernel).reshape(-1, basis.shape[1])
+        levels, code_of_level = map(
+            ops.convert_to_numpy,
+            sorted_levels(ops.convert_to_tensor(basis), quantizer.table),
+        )
+        thresholds = (levels[1:] + levels[:-1]) / 2
+        level = (kernel > thresholds[:, None]).sum(axis=0)
+        channels = np.arange(basis.shape[1])
+        signs = code_of_level[level, channels] > 0  # (weights, channels, bits)
+        self.codes.assign(
+            np.packbits(signs.transpose(2, 0, 1), axis=1, bitorder="little")
+        )
+        self.basis.assign(basis)
+
+    def unpacked(self, dtype):
+        """The kernel, its output channels last, (weights, channels)."""
+        shifts = np.arange(8, dtype="uint8")[:, None]
+        # Eight weights a byte: (bits, bytes, 8, channels)
+        digits = ops.right_shift(self.codes[:, :, None], shifts) & np.uint8(1)
+        bits, count, _, channels = digits.shape
+        digits = ops.reshape(digits, (bits, 8 * count, channels))
+        signs = 2 * ops.cast(digits[:, : self.weights_per_channel], dtype) - 1
+        basis = ops.cast(self.basis, dtype)
+        return ops.sum(signs * basis[:, None], axis=0)
 
     def get_config(self):
         return {**super().get_config(), "bits": self.bits}
@@ -206,7 +272,7 @@ class LearnedActivations(ActivationQuantizer):
     def __init__(self, bits: int = 2, **kwargs):
         super().__init__(**kwargs)
         self.bits = bits
-        self._codes = codes(bits, signed=False)
+        self.table = codes(bits, signed=False)
 
     def new_state(self, owner, prefix):
         # For the positive half of a normal distribution of variance 1
@@ -250,7 +316,7 @@ class LearnedActivations(ActivationQuantizer):
         return self._straight_through(inputs, levels)[0]
 
     def _levels(self, basis):
-        return sorted_levels(basis[:, None], self._codes)
+        return sorted_levels(basis[:, None], self.table)
 
     def _straight_through(self, inputs, levels):
         outputs, above = round_to_levels(inputs, levels)
@@ -285,6 +351,9 @@ class LearnedQuantization(Scheme):
     Args:
         weight_bits: From 1 to 4.
         activation_bits: From 1 to 4, or 32 for activations in float.
+        packed: Hold `weight_bits` bits a weight instead of a float that is
+            rounded. Such a network is made by `quantization.pack` and cannot
+            be trained.
         private_ranges: Each operating point has its own activation bases, as
             it has its own BatchNormalization; otherwise all share one, as in
             the authors' networks.
@@ -300,6 +369,7 @@ class LearnedQuantization(Scheme):
     weight_bits: int = 2
     activation_bits: int = 32
     private_ranges: bool = True
+    packed: bool = False
 
     first = last = False
 
@@ -309,6 +379,8 @@ class LearnedQuantization(Scheme):
         check_bits(name, (1, 2, 3, 4, 32), activation_bits=self.activation_bits)
 
     def weights(self):
+        if self.packed:
+            return PackedWeights(self.weight_bits)
         return LearnedWeights(self.weight_bits)
 
     def activations(self, function, non_negative, name):
