@@ -6,12 +6,20 @@ from collections.abc import Mapping, Sequence
 MARKERS = "osD^vP*X"
 
 
+# What a unit of the cost is drawn as, and its name
+_COSTS = {
+    "madds": (1e-6, "multiply-adds an image (millions)"),
+    "ms": (1, "milliseconds an image"),
+}
+
+
 def plot_accuracy_cost(
     curves: Mapping[str, Sequence[tuple[str, float, float]]],
     path: str | os.PathLike,
     title: str = "",
     sweeps: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     log: bool = False,
+    cost: str = "madds",
 ) -> None:
     """Draws accuracy against multiply-adds, a curve a network, into a file.
 
@@ -30,11 +38,13 @@ def plot_accuracy_cost(
             accuracy in [0, 1]), such as the results of many thresholds or
             budgets. Drawn as a line without marks, in the colour of the curve
             of the same name, where there is one.
-        log: Multiply-adds on a logarithmic axis.
+        log: The cost on a logarithmic axis.
+        cost: `"madds"`, or `"ms"` where milliseconds an image take their
+            place.
 
     Raises:
-        ValueError: Nothing to draw, a curve without points, or an accuracy
-            outside [0, 1].
+        ValueError: Nothing to draw, a curve without points, an accuracy
+            outside [0, 1], or another cost.
     """
     from matplotlib.figure import Figure
 
@@ -48,6 +58,12 @@ def plot_accuracy_cost(
         if not 0 <= row[-1] <= 1:
             raise ValueError(f"Accuracies must be in [0, 1]. Received: {row}")
 
+    if cost not in _COSTS:
+        raise ValueError(
+            f"`cost` must be one of {tuple(_COSTS)}. Received: cost={cost!r}"
+        )
+    scale, unit = _COSTS[cost]
+
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for number, label in enumerate(dict.fromkeys([*curves, *sweeps])):
@@ -55,7 +71,7 @@ def plot_accuracy_cost(
         if label in sweeps:
             points = sorted(sweeps[label])
             axes.plot(
-                [madds / 1e6 for madds, _ in points],
+                [scale * x for x, _ in points],
                 [100 * accuracy for _, accuracy in points],
                 color=color,
                 linewidth=2,
@@ -64,7 +80,7 @@ def plot_accuracy_cost(
         if label in curves:
             rows = sorted(curves[label], key=lambda row: row[1])
             axes.plot(
-                [row[1] / 1e6 for row in rows],
+                [scale * row[1] for row in rows],
                 [100 * row[2] for row in rows],
                 color=color,
                 marker=MARKERS[number % len(MARKERS)],
@@ -73,11 +89,11 @@ def plot_accuracy_cost(
                 label=label,
             )
             if len(curves) == 1:
-                _name_points(axes, rows)
+                _name_points(axes, rows, scale)
     axes.margins(0.08, 0.15)
     if log:
         _label_log_axis(axes)
-    axes.set_xlabel("multiply-adds an image (millions)")
+    axes.set_xlabel(unit)
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(title)
     axes.grid(alpha=0.3, which="both" if log else "major")
@@ -85,10 +101,10 @@ def plot_accuracy_cost(
     figure.savefig(path)
 
 
-def _name_points(axes, rows):
-    for name, madds, accuracy in rows:
+def _name_points(axes, rows, scale):
+    for name, cost, accuracy in rows:
         axes.annotate(
-            name, (madds / 1e6, 100 * accuracy), xytext=(0, 8),
+            name, (scale * cost, 100 * accuracy), xytext=(0, 8),
             textcoords="offset points", ha="center",
         )
 
