@@ -24,7 +24,20 @@ setuptools.setup(
     ],
     extras_require={
         "jax": ["jax"],
+        "litert": ["ai-edge-litert"],
+        "quantization": [
+            "ai-edge-litert",
+            "litert-quantizer",
+            "tensorflow-model-optimization>=0.8.1",
+            "tf_keras>=2.21",  # what the line above runs on
+        ],
         "torch": ["torch"],  # to read PyTorch files, and to compare speed
-        "test": ["jax", "pillow", "pytest", "pytest-xdist"],
+        "test": [
+            "keras_resadapt[quantization]",
+            "jax",
+            "pillow",
+            "pytest",
+            "pytest-xdist",
+        ],
     },
 )

@@ -94,25 +94,51 @@ def calibration_batches(model):
 # === Measuring ===
 
 
-def accuracies_of(model, batches) -> dict[str, float]:
+def accuracies(logits: inference.PointLogits) -> dict[str, float]:
     """Top-1 accuracy at each point, by name."""
-    logits = inference.collect_logits(model, batches, verbose=False)
     return dict(zip(logits.names, logits.correct.mean(axis=1).tolist()))
 
 
-def litert_accuracies(path, model, batches) -> dict[str, float]:
-    """Likewise of a LiteRT file."""
+def accuracies_of(model, batches) -> dict[str, float]:
+    return accuracies(inference.collect_logits(model, batches, verbose=False))
+
+
+def litert_logits(path, model, batches) -> inference.PointLogits:
+    """The logits of a LiteRT file at each point of the model."""
     network = inference.LiteRTNetwork(path, num_threads=os.cpu_count())
-    correct = {point.name: [] for point in model.operating_points}
-    for images, labels in batches:
-        for point in model.operating_points:
-            view = images_at(model, images, point)
-            classes = network.logits(view, point.name).argmax(axis=1)
-            correct[point.name].append(classes == labels.numpy())
+    points = model.operating_points
+    logits, labels = [], []
+    for images, batch_labels in batches:
+        logits.append(
+            [
+                network.logits(images_at(model, images, point), point.name)
+                for point in points
+            ]
+        )
+        labels.append(batch_labels)
+    return inference.PointLogits(
+        np.concatenate(logits, axis=1),
+        np.concatenate(labels),
+        [row.madds for row in model.profile(points)],
+        [point.name for point in points],
+    )
+
+
+def agreement(one, other) -> dict[str, tuple[float, float]]:
+    """By point, the share of the pictures of which two networks say the same,
+    and the largest difference of two probabilities."""
+    same = (one.classes == other.classes).mean(axis=1)
+    difference = np.abs(_softmax(one.logits) - _softmax(other.logits))
     return {
-        name: float(np.concatenate(values).mean())
-        for name, values in correct.items()
+        name: (float(share), float(largest))
+        for name, share, largest in zip(
+            one.names, same, difference.max(axis=(1, 2))
+        )
     }
+
+
+def _softmax(logits):
+    return np.array(keras.ops.softmax(logits))
 
 
 def images_at(model, images, point):
@@ -240,9 +266,19 @@ def report_litert(plain, model, sources, batches) -> dict:
             ),
         )
         timed.append("int8_after_training")
-    accuracy = {
-        name: litert_accuracies(paths[name], model, batches) for name in timed
+    logits = {
+        name: litert_logits(paths[name], model, batches) for name in timed
     }
+    same = agreement(
+        logits["int8"],
+        inference.collect_logits(model, batches, verbose=False),
+    )
+    for name, (share, largest) in same.items():
+        print(
+            f"{name}: int8.tflite agrees with the network on {share:.2%}, the "
+            f"largest difference of a probability is {largest:.3f}"
+        )
+    accuracy = {name: accuracies(values) for name, values in logits.items()}
     for name, values in accuracy.items():
         print(f"LiteRT {name:20}" + "".join(
             f"{value:10.3f}" for value in values.values()
@@ -274,6 +310,7 @@ def report_litert(plain, model, sources, batches) -> dict:
     )
     return {
         "litert_accuracy": accuracy,
+        "litert_agreement": same,
         "ms": ms,
         "bytes": {name: os.path.getsize(paths[name]) for name in timed},
     }

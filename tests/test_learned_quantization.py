@@ -2,10 +2,8 @@
 
 import itertools
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_resadapt import layers
 from keras_resadapt.quantization import LearnedQuantization
@@ -163,7 +161,8 @@ def test_what_the_scheme_leaves_in_float():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"weight_bits": 5}, {"activation_bits": 8}, {"weight_bits": True}]
+    "arguments",
+    [{"weight_bits": 5}, {"activation_bits": 8}, {"weight_bits": True}],
 )
 def test_bits_that_it_does_not_know(arguments):
     (name,) = arguments

@@ -1,10 +1,13 @@
 """TensorFlow Model Optimization's quantizers, inside Keras 3 layers."""
 
 import importlib.util
+import os
 
 import keras
 
 from keras_resadapt.backend import require_tensorflow
+
+_LEGACY = "TF_USE_LEGACY_KERAS"
 
 
 def tfmot_quantizers():
@@ -17,18 +20,23 @@ def tfmot_quantizers():
     require_tensorflow("Int8")
     import tensorflow as tf
 
-    # Importing TFMOT asks for Keras 2; TensorFlow listens to that only until
-    # somebody has touched `tf.keras`.
-    tf.keras.layers  # noqa: B018
     if importlib.util.find_spec("tensorflow_model_optimization") is None:
         raise ImportError(
             "`Int8` needs tensorflow-model-optimization: install "
             "`keras_resadapt[quantization]`."
         )
-    from tensorflow_model_optimization.python.core.quantization.keras import (
-        quantizers,
-    )
-
+    # Importing TFMOT asks for Keras 2, of this process and its children.
+    # TensorFlow listens to that only until somebody has touched `tf.keras`.
+    tf.keras.layers  # noqa: B018
+    before = os.environ.get(_LEGACY)
+    try:
+        from tensorflow_model_optimization.python.core.quantization.keras import (  # noqa: E501
+            quantizers,
+        )
+    finally:
+        os.environ.pop(_LEGACY, None)
+        if before is not None:
+            os.environ[_LEGACY] = before
     return quantizers
 
 

@@ -1,0 +1,231 @@
+"""LiteRT files: integers inside, shared weights, the network's answers."""
+
+import keras_resadapt
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ai_edge_litert import schema_py_generated as schema
+from conftest import make_tiny
+from conftest import make_tiny_cascade
+from conftest import randomize
+from keras_resadapt import export
+from keras_resadapt import inference
+from keras_resadapt import layers
+from keras_resadapt import quantization
+from keras_resadapt.inference import LiteRTNetwork
+from keras_resadapt.quantization import Int8
+from keras_resadapt.quantization import LearnedQuantization
+from test_quantization import batches_of
+from test_quantization import logits_of
+
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def operators(path) -> dict:
+    """By signature, the name of every operator and the types that it takes."""
+    model = schema.Model.GetRootAs(path.read_bytes(), 0)
+    model = schema.ModelT.InitFromObj(model)
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items()}
+    types = {v: k for k, v in vars(schema.TensorType).items()}
+    found = {}
+    for graph in model.subgraphs:
+        rows = found[graph.name.decode()] = []
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            tensors = [*operator.inputs, *operator.outputs]
+            rows.append((name, [types[graph.tensors[i].type] for i in tensors]))
+    return found
+
+
+def check_integers(path, convolutions: int) -> None:
+    """Every signature has this many, or this list of, convolutions, all from
+    8-bit integers to 8-bit integers."""
+    found = operators(path)
+    for name, rows in found.items():
+        types = [types for op, types in rows if op in CONVOLUTIONS]
+        assert len(types) == convolutions[name], name
+        assert all(t == ["INT8", "INT8", "INT32", "INT8"] for t in types), name
+
+
+def pictures(count, seed):
+    """Five patterns in noise, easy to tell apart, and which one it is."""
+    rng = np.random.default_rng(0)
+    patterns = rng.uniform(0, 255, (5, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, count)
+    noise = rng.uniform(0, 255, (count, 32, 32, 3))
+    return (0.4 * patterns[labels] + 0.6 * noise).astype("float32"), labels
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """One in float, trained a little, and its quantized one."""
+    keras.utils.set_random_seed(0)
+    plain = keras_resadapt.RSNet18(
+        5, (32, 16), depths=(1, 2), filters=(64, 96), stem="small"
+    )
+    plain.compile(keras.optimizers.SGD(0.05, 0.9))
+    plain.fit(*pictures(640, 1), batch_size=32, epochs=2, verbose=0)
+    quantized = quantization.quantize(plain, Int8())
+    quantization.calibrate_ranges(quantized, [pictures(64, 1)], verbose=False)
+    return plain, quantized
+
+
+def test_int8_file(networks, tmp_path):
+    plain, quantized = networks
+    points = quantized.operating_points
+    everything = export.export_litert(quantized, tmp_path / "all.tflite")
+    assert everything["signatures"] == ["r32", "r16"]
+    size = (tmp_path / "all.tflite").stat().st_size
+    assert everything["bytes"] == size
+    one = export.export_litert(quantized, tmp_path / "one.tflite", points[:1])
+    in_float = export.export_litert(plain, tmp_path / "float", points[:1])
+    assert size <= 1.3 * one["bytes"]
+    assert size <= 0.35 * in_float["bytes"]
+    # 1 and 6 of the blocks, the shortcut, the classifier
+    check_integers(
+        tmp_path / "all.tflite", {point.name: 9 for point in points}
+    )
+
+    network = LiteRTNetwork(tmp_path / "all.tflite")
+    assert network.names == ["r16", "r32"]
+    images, labels = pictures(300, 2)
+    for point in points:
+        size = quantized.resolution_of(point)
+        view = layers.resize_bilinear(tf.constant(images), size)
+        answers = network.logits(view, point.name)
+        expected = np.array(quantized.logits(view, point))
+        same = answers.argmax(axis=1) == expected.argmax(axis=1)
+        assert (expected.argmax(axis=1) == labels).mean() > 0.9
+        assert same.mean() >= 0.99
+        assert np.abs(answers - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_float_files_fold_or_share(networks, tmp_path):
+    plain, _ = networks
+    folded = export.export_litert(plain, tmp_path / "folded.tflite")
+    shared = export.export_litert(
+        plain, tmp_path / "shared.tflite", share_kernels=True
+    )
+    assert shared["bytes"] < 0.6 * folded["bytes"]
+    (images, _), *_ = batches_of(plain, 1, 4)
+    for name in ("folded", "shared"):
+        network = LiteRTNetwork(tmp_path / f"{name}.tflite")
+        for point in plain.operating_points:
+            size = plain.resolution_of(point)
+            view = layers.resize_bilinear(
+                tf.constant(images), size
+            )
+            np.testing.assert_allclose(
+                network.logits(view, point.name),
+                logits_of(plain, images, point), atol=1e-4,
+            )
+    kinds = [op for op, _ in operators(tmp_path / "folded.tflite")["r32"]]
+    assert kinds.count("MUL") == 1  # of the preprocessing
+
+
+def test_cascade_hands_features_on(tmp_path):
+    """The exits in integers, and the loop that stops where it is sure."""
+    keras.utils.set_random_seed(0)
+    model = make_tiny_cascade()
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if variable.path.endswith("bias"):
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+    quantized = quantization.quantize(randomize(model), Int8())
+    batches = batches_of(quantized, 2, 32)
+    quantization.calibrate_ranges(quantized, batches, verbose=False)
+    path = tmp_path / "cascade.tflite"
+    export.export_litert(quantized, path)
+    found = operators(path)
+    counts = {
+        name: sum(op in CONVOLUTIONS for op, _ in rows)
+        for name, rows in found.items()
+    }
+    per_layer = len(
+        [
+            layer for layer in quantized._flatten_layers()
+            if isinstance(layer, (layers.Conv2D, layers.Dense))
+        ]
+    )
+    # Each layer is in one signature: nothing is computed twice.
+    assert sum(counts.values()) == per_layer
+    check_integers(path, counts)
+
+    network = LiteRTNetwork(path)
+    images = batches[0][0]
+    for point in quantized.operating_points:
+        expected = logits_of(quantized, images, point)
+        error = np.abs(network.logits(images, point.name) - expected).max()
+        assert error < 0.05 * np.abs(expected).max()
+
+    everywhere = [network.logits(images, name) for name in network.names]
+    confidence = [
+        inference.point_logits.softmax(logits).max(axis=1)
+        for logits in everywhere
+    ]
+    limits = [float(np.median(c)) for c in confidence[:-1]]
+    probabilities, exits = network.adaptive(images, limits)
+    expected = np.full(len(images), len(limits))
+    for k in reversed(range(len(limits))):
+        expected[confidence[k] >= limits[k]] = k
+    np.testing.assert_array_equal(exits, expected)
+    for row, k in enumerate(exits):
+        np.testing.assert_allclose(
+            probabilities[row],
+            inference.point_logits.softmax(everywhere[k][row]), atol=1e-5,
+        )
+    assert len(set(exits)) == 3
+    with pytest.raises(ValueError, match="must have 2 numbers"):
+        network.adaptive(images, [0.5])
+
+
+
+
+
+def test_learned_levels_in_float(tmp_path):
+    model = randomize(
+        make_tiny(resolutions=(32,), quantization=LearnedQuantization(2, 2))
+    )
+    batches = batches_of(model)
+    quantization.calibrate_ranges(model, batches, verbose=False)
+    export.export_litert(model, tmp_path / "learned.tflite")
+    network = LiteRTNetwork(tmp_path / "learned.tflite")
+    images = batches[0][0]
+    expected = logits_of(model, images, model.operating_points[0])
+    answers = network.logits(images, "r32")
+    # A value beside a threshold may go to the other level.
+    assert np.median(np.abs(answers - expected)) < 1e-4
+
+
+def test_bad_input(networks, tmp_path):
+    _, quantized = networks
+    path = tmp_path / "there.tflite"
+    path.write_bytes(b"")
+    with pytest.raises(FileExistsError, match="must not exist"):
+        export.export_litert(quantized, path)
+    with pytest.raises(TypeError, match="`model` must be a classifier"):
+        export.export_litert(keras.Sequential(), tmp_path / "new.tflite")
+    uncalibrated = make_tiny(quantization=Int8())
+    with pytest.raises(ValueError, match="at 'r32' were never calibrated"):
+        export.export_litert(uncalibrated, tmp_path / "new.tflite")
+    four = make_tiny(quantization=Int8(weight_bits=4))
+    quantization.calibrate_ranges(four, batches_of(four), verbose=False)
+    with pytest.raises(ValueError, match="integers have 8 bits"):
+        export.export_litert(four, tmp_path / "new.tflite")
+    cascade = make_tiny_cascade()
+    with pytest.raises(ValueError, match="begin with exit 0"):
+        export.export_litert(
+            cascade, tmp_path / "new.tflite", cascade.operating_points[1:]
+        )
+    assert sorted(tmp_path.iterdir()) == [path]
+    export.export_litert(
+        quantized, tmp_path / "r16.tflite", quantized.operating_points[1:]
+    )
+    with pytest.raises(ValueError, match="must be one of"):
+        LiteRTNetwork(tmp_path / "r16.tflite").logits(np.zeros(1), "r32")
+    with pytest.raises(ValueError, match="holds no cascade"):
+        LiteRTNetwork(tmp_path / "r16.tflite").adaptive(np.zeros(1), [])

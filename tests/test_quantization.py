@@ -1,0 +1,531 @@
+"""Quantization-aware networks: ranges, every family, saving, errors."""
+
+import os
+import subprocess
+import sys
+
+import keras_resadapt
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import make_tiny
+from conftest import make_tiny_cascade
+from conftest import randomize
+from keras_resadapt import OperatingPoint
+from keras_resadapt import backbones
+from keras_resadapt import export
+from keras_resadapt import inference
+from keras_resadapt import layers
+from keras_resadapt import quantization
+from keras_resadapt.quantization import Int8
+from keras_resadapt.quantization import LearnedQuantization
+from keras_resadapt.quantization.int8 import LastValueWeights
+from keras_resadapt.quantization.int8 import MovingRangeActivations
+from keras_resadapt.quantization.per_point import SwitchableQuantizer
+
+SCHEMES = [Int8(), LearnedQuantization(2, 32), LearnedQuantization(2, 2)]
+
+
+def run_python(code, **environment):
+    """What a fresh process prints; it must succeed."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True, text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def batches_of(model, count=2, size=16, seed=0):
+    """Random pictures in batches, at the model's largest resolution."""
+    rng = np.random.default_rng(seed)
+    pixels = max(model.resolution_of(p) for p in model.operating_points)
+    return [
+        (
+            rng.uniform(0, 255, (size, pixels, pixels, 3)).astype("float32"),
+            rng.integers(0, model.num_classes, size),
+        )
+        for _ in range(count)
+    ]
+
+
+def logits_of(model, images, point):
+    size = model.resolution_of(point)
+    images = layers.resize_bilinear(tf.constant(images), size)
+    return np.array(model.logits(images, point))
+
+
+# === The quantizers ===
+
+
+def fake_quantized(x, minimum, maximum, bits=8):
+    """Evenly spaced levels, among them 0, in NumPy."""
+    steps = 2**bits - 1
+    scale = (maximum - minimum) / steps
+    zero = np.clip(np.round(-minimum / scale), 0, steps)
+    codes = np.clip(np.floor(x / scale + zero + 0.5), 0, steps)
+    return (codes - zero) * scale
+
+
+def test_weights_are_symmetric_and_narrow():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(0, 1, (3, 3, 4, 6)).astype("float32")
+    kernel[..., 1] *= 100
+    quantizer = LastValueWeights()
+    quantizer.build(kernel.shape)
+    outputs = np.array(quantizer(kernel, kernel, training=True))
+    scale = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    expected = np.round(kernel / scale) * scale
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+    assert np.abs(np.round(outputs / scale)).max() == 127
+
+    # In inference the last range stays, also for the first channels alone.
+    part = 2 * kernel[:, :, :2, :3]
+    np.testing.assert_allclose(
+        quantizer(part, 2 * kernel),
+        np.clip(np.round(part / scale[:3]), -127, 127) * scale[:3],
+        rtol=1e-5, atol=1e-5,
+    )
+    whole = LastValueWeights(bits=4, per_channel=False)
+    whole.build(kernel.shape)
+    scale = np.abs(kernel).max() / 7
+    np.testing.assert_allclose(
+        whole(kernel, kernel, training=True),
+        np.round(kernel / scale) * scale, rtol=1e-4, atol=1e-4,
+    )
+
+
+def test_activation_ranges_are_moving_averages():
+    rng = np.random.default_rng(0)
+    quantizer = MovingRangeActivations()
+    quantizer.build()
+    limits = None
+    for _ in range(3):
+        x = rng.normal(0.5, 2, (4, 5, 5, 3)).astype("float32")
+        batch = np.array([min(x.min(), 0), max(x.max(), 0)])
+        limits = batch if limits is None else 0.999 * limits + 0.001 * batch
+        outputs = quantizer(x, training=True)
+        np.testing.assert_allclose(outputs, fake_quantized(x, *limits), atol=1e-5)
+    np.testing.assert_allclose(
+        [float(v) for v in quantizer.state], limits, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        quantizer(10 * x), fake_quantized(10 * x, *limits), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        quantizer.quantize_by_batch(10 * x),
+        fake_quantized(10 * x, 10 * x.min(), 10 * x.max()), atol=1e-4,
+    )
+    quantizer.trainable = False
+    quantizer(100 * x, training=True)
+    np.testing.assert_allclose(
+        [float(v) for v in quantizer.state], limits, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("part", [1.0, 0.4])
+def test_gradients_stop_outside_the_range(part):
+    quantizer = MovingRangeActivations()
+    quantizer.build()
+    x = tf.constant([-1.0, 0.2, 1.0]) * part
+    quantizer(tf.constant([-0.5, 0.5]), training=True)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(quantizer(x))
+    np.testing.assert_array_equal(
+        tape.gradient(loss, x), [0, 1, 0] if part == 1 else [1, 1, 1]
+    )
+
+
+def test_a_state_a_resolution():
+    quantizer = SwitchableQuantizer(MovingRangeActivations(), (32, 16))
+    quantizer.build()
+    x = tf.constant([[0.0, 1.0, 3.0]])
+    quantizer(x, resolution=32, training=True)
+    quantizer(x / 3, resolution=16, training=True)
+    np.testing.assert_allclose(quantizer(x, resolution=32), x, atol=0.02)
+    np.testing.assert_allclose(quantizer(x, resolution=16)[0, 2], 1.0)
+    # Halfway between, the ranges are as well.
+    np.testing.assert_allclose(quantizer(x, resolution=24)[0, 2], 2.0)
+    with pytest.raises(ValueError, match="from 16 to 32"):
+        quantizer(x, resolution=40)
+
+
+# === Networks ===
+
+
+def families():
+    stem = {"depths": (1, 1), "filters": (16, 16), "stem": "small"}
+    return {
+        "rsnet": lambda: make_tiny(resolutions=(32, 16)),
+        "cascade": make_tiny_cascade,
+        "msnet": lambda: keras_resadapt.MSResNet18(5, (32, 16), **stem),
+        "mutualnet": lambda: keras_resadapt.MutualMobileNetV1(
+            5, (0.5, 1.0), (32, 24), **stem
+        ),
+        "point_cascade": lambda: keras_resadapt.PointCascade(
+            make_tiny(resolutions=(32, 16))
+        ),
+    }
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_in_int8(family):
+    """Weights, statistics and configuration are kept; answers are near."""
+    model = randomize(families()[family]())
+    data = batches_of(model)
+    points = model.operating_points
+    if family == "mutualnet":
+        points = [OperatingPoint(32, 1.0), OperatingPoint(24, 0.5)]
+        inference.calibrate_batch_norm(model, data, points, verbose=False)
+    quantized = quantization.quantize(model, Int8())
+    assert type(quantized) is type(model)
+    assert quantized.operating_points == model.operating_points
+    with pytest.raises(ValueError, match="never calibrated"):
+        quantization.check_calibrated(quantized, points)
+    quantization.calibrate_ranges(quantized, data, verbose=False)
+    quantization.check_calibrated(quantized, points)
+    images = data[0][0][:8]
+    for point in points:
+        expected = logits_of(model, images, point)
+        error = np.abs(logits_of(quantized, images, point) - expected).max()
+        assert 0 < error < 0.08 * np.abs(expected).max()
+    network = getattr(quantized, "network", quantized)
+    original = getattr(model, "network", model)
+    assert network.quantization == Int8()
+    kept = {
+        k: v for k, v in network.get_config().items() if k != "quantization"
+    }
+    expected = original.get_config()
+    del expected["quantization"]
+    assert str(kept) == str(expected)
+    assert quantized.profile(points) == model.profile(points)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_fit_save_and_load(scheme, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = make_tiny(resolutions=(32, 16), quantization=scheme)
+    (images, labels), *_ = batches_of(model, 1, 32)
+    model.compile(keras.optimizers.SGD(0.05, 0.9), metrics=["accuracy"])
+    history = model.fit(images, labels, batch_size=16, epochs=8, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    quantization.check_calibrated(model, model.operating_points)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.quantization == scheme
+    for point in model.operating_points:
+        np.testing.assert_array_equal(
+            logits_of(loaded, images, point), logits_of(model, images, point)
+        )
+    if scheme == Int8():  # the others take long to trace
+        loaded.fit(images, labels, epochs=1, verbose=0)  # with its optimizer
+
+    export.export_saved_model(
+        model, tmp_path / "served", encoded=False, warmup_batch_sizes=()
+    )
+    served = tf.saved_model.load(tmp_path / "served")
+    for point in model.operating_points:
+        size = model.resolution_of(point)
+        view = layers.resize_bilinear(tf.constant(images), size)
+        answer = served.signatures[point.name](images=view)
+        np.testing.assert_allclose(
+            answer["logits"], logits_of(model, images, point), atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("kind", ["int8", "learned"])
+def test_private_and_shared_ranges(private, kind):
+    scheme = (
+        Int8(private_ranges=private)
+        if kind == "int8"
+        else LearnedQuantization(2, 2, private_ranges=private)
+    )
+    model = make_tiny(resolutions=(32, 16), quantization=scheme)
+    states = [
+        v.path for v in model.variables
+        if v.name in ("activations_max", "basis") and v.shape == ()
+        or v.name == "basis" and len(v.shape) == 1
+    ]
+    of_16 = [path for path in states if "/r16/" in path]
+    assert states and len(of_16) == (len(states) // 2 if private else 0)
+    (images, _), *_ = batches_of(model, 1)
+    before = {v.path: np.array(v) for v in model.variables}
+    small = layers.resize_bilinear(tf.constant(images), 16)
+    model.logits(small, model.operating_points[1], training=True)
+    moved = {
+        v.path for v in model.variables
+        if v.path in states and not np.array_equal(before[v.path], v)
+    }
+    assert moved == set(of_16 if private else states)
+
+
+def test_two_replicas_train_as_one():
+    """Bases are fitted to the values of all replicas."""
+    from keras_resadapt import training
+
+    results = []
+    for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+        keras.utils.set_random_seed(0)
+        with strategy.scope() if strategy else training.strategy_scope("none"):
+            model = make_tiny(
+                resolutions=(32,), quantization=LearnedQuantization(2, 2)
+            )
+            model.compile(keras.optimizers.SGD(0.01))
+        (images, labels), *_ = batches_of(model, 1, 16)
+        model.fit(
+            images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0
+        )
+        results.append({v.path: np.array(v) for v in model.variables})
+    one, two = results
+    assert [name for name in one if name.endswith("basis")]
+    for (name, value), other in zip(one.items(), two.values(), strict=True):
+        np.testing.assert_allclose(value, other, atol=2e-4, err_msg=name)
+
+
+def test_calibration_averages_batches():
+    model = quantization.quantize(make_tiny(resolutions=(32, 16)), Int8())
+    data = batches_of(model, 3)
+    quantization.calibrate_ranges(model, data, verbose=False)
+    conv = model.backbone.stages[0][0].conv1
+    branch = conv.input_quantizer.branches[0]
+    views = [np.array(model.preprocessing(images)) for images, _ in data]
+    np.testing.assert_allclose(
+        [float(v) for v in branch.state],
+        [np.mean([v.min() for v in views]), np.mean([v.max() for v in views])],
+        rtol=1e-5,
+    )
+    assert int(branch.batches) == 3
+
+
+def test_a_mutualnet_trains_and_needs_calibration_again():
+    model = randomize(families()["mutualnet"]())
+    data = batches_of(model)
+    narrow = OperatingPoint(24, 0.5)
+    inference.calibrate_batch_norm(model, data, [narrow], verbose=False)
+    model = quantization.quantize(model, Int8())
+    model.compile(keras.optimizers.SGD(0.01))
+    loss = model.fit(*data[0], epochs=1, verbose=0).history["loss"][0]
+    assert np.isfinite(loss)
+    with pytest.raises(ValueError, match="statistics of r24_w0.5"):
+        logits_of(model, data[0][0], narrow)
+    inference.calibrate_batch_norm(model, data, [narrow], verbose=False)
+    with pytest.raises(ValueError, match="never calibrated"):
+        quantization.check_calibrated(model, [narrow])
+    quantization.calibrate_ranges(model, data, [narrow], verbose=False)
+    quantization.check_calibrated(model, [narrow])
+    assert np.isfinite(logits_of(model, data[0][0], narrow)).all()
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        for scheme in SCHEMES:
+            model = make_tiny(resolutions=(32, 16), quantization=scheme)
+            model.compile(keras.optimizers.SGD(0.01))
+            (images, labels), *_ = batches_of(model, 1)
+            loss = model.train_on_batch(images, labels)
+            assert np.isfinite(loss)
+            logits = logits_of(model, images, model.operating_points[0])
+            assert logits.dtype == "float32" and np.isfinite(logits).all()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_first_and_last_layer_are_options():
+    model = make_tiny(quantization=Int8(first=False, last=False))
+    assert model.backbone.stages[0][0].conv1.weight_quantizer is None
+    assert model.classifier.weight_quantizer is None
+    assert model.backbone.stages[1][0].convs[0].weight_quantizer is not None
+    model = make_tiny(quantization=Int8(weight_bits=4, per_channel=False))
+    quantizer = model.backbone.stages[1][0].convs[0].weight_quantizer
+    assert (quantizer.bits, quantizer.per_channel) == (4, False)
+
+
+def test_learned_quantization_chooses_the_architecture():
+    config = make_tiny(quantization=LearnedQuantization(2, 32)).backbone
+    assert config.zero_init_residual and not config.pre_activation
+    config = make_tiny(quantization=LearnedQuantization(2, 2)).backbone
+    assert config.pre_activation and not config.zero_init_residual
+
+
+def test_thresholds_are_carried_over():
+    model = make_tiny_cascade()
+    (images, labels), *_ = batches_of(model, 1, 64)
+    logits = inference.collect_logits(model, [(images, labels)], verbose=False)
+    thresholds = inference.Thresholds(
+        (0.5, 0.5), fingerprint=logits.fingerprint
+    )
+    quantized = quantization.quantize(model, Int8())
+    with pytest.raises(ValueError, match="another model"):
+        thresholds.check(quantized)
+    carried = thresholds.carried_over(model, quantized)
+    carried.check(quantized)
+    assert carried.values == thresholds.values
+
+
+# === Packed weights ===
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_packed_weights_give_the_same_answers(bits, tmp_path):
+    keras.utils.set_random_seed(0)
+    scheme = LearnedQuantization(bits, 32)
+    model = randomize(make_tiny(resolutions=(32, 16), quantization=scheme))
+    (images, labels), *_ = batches_of(model, 1)
+    packed = quantization.pack(model)
+    packed.save(tmp_path / "packed.keras")
+    loaded = keras.models.load_model(tmp_path / "packed.keras")
+    for point in model.operating_points:
+        expected = logits_of(model, images, point)
+        for network in (packed, loaded):
+            np.testing.assert_allclose(
+                logits_of(network, images, point), expected, atol=1e-6
+            )
+    conv = packed.backbone.stages[1][0].convs[0]
+    assert conv.weight_quantizer.codes.shape == (bits, 3 * 3 * 8 // 8, 8)
+    assert conv.kernel is None
+    packed.compile("sgd")
+    with pytest.raises(ValueError, match="cannot be trained"):
+        packed.fit(images, labels, verbose=0)
+    with pytest.raises(ValueError, match="only once"):
+        quantization.pack(packed)
+
+
+def test_files_hold_two_bits_a_weight(tmp_path):
+    model = keras_resadapt.RSNet18(
+        5, (32,), depths=(1, 1), filters=(64, 64), stem="small",
+        quantization=LearnedQuantization(2, 32),
+    )
+    weights = sum(
+        int(np.prod(v.shape)) for v in model.variables if v.name == "kernel"
+    )
+    model.save_weights(tmp_path / "float.weights.h5")
+    quantization.pack(model).save_weights(tmp_path / "packed.weights.h5")
+    saved = (tmp_path / "float.weights.h5").stat().st_size - (
+        tmp_path / "packed.weights.h5"
+    ).stat().st_size
+    assert saved > 0.85 * weights * (32 - 2) / 8
+    export.export_saved_model(
+        model, tmp_path / "served", encoded=False, warmup_batch_sizes=()
+    )
+    files = (tmp_path / "served" / "variables").glob("*.data*")
+    assert sum(f.stat().st_size for f in files) < 0.25 * 4 * weights
+
+
+# === Bad input ===
+
+
+def test_what_cannot_be_quantized(tmp_path):
+    model = make_tiny()
+    with pytest.raises(TypeError, match="`scheme` must be a scheme"):
+        quantization.quantize(model, "int8")
+    with pytest.raises(TypeError, match="`model` must be a network"):
+        quantization.quantize(keras.Sequential(), Int8())
+    with pytest.raises(TypeError, match="`quantization` must be a scheme"):
+        make_tiny(quantization="int8")
+    quantized = quantization.quantize(model, Int8())
+    with pytest.raises(ValueError, match="quantized already, with Int8"):
+        quantization.quantize(quantized, Int8())
+    with pytest.raises(ValueError, match="is not quantized"):
+        quantization.calibrate_ranges(model, batches_of(model))
+    with pytest.raises(ValueError, match="never calibrated"):
+        export.export_saved_model(quantized, tmp_path / "served")
+    with pytest.raises(ValueError, match="Only a network quantized with"):
+        quantization.pack(quantized)
+    with pytest.raises(ValueError, match="`weight_bits` of `Int8`"):
+        Int8(weight_bits=16)
+    with pytest.raises(ValueError, match="'out' has no quantized form"):
+        keras_resadapt.RSMobileNetV2(
+            5, (32,), stem="small", quantization=LearnedQuantization(2, 2)
+        )
+
+
+def test_files_of_another_scheme_are_refused(tmp_path):
+    schemes = [None, Int8(), LearnedQuantization(2, 32)]
+    for i, scheme in enumerate(schemes):
+        model = make_tiny(resolutions=(32,), quantization=scheme)
+        model.save_weights(tmp_path / f"{i}.weights.h5")
+    for i, scheme in enumerate(schemes):
+        model = make_tiny(resolutions=(32,), quantization=scheme)
+        model.load_weights(tmp_path / f"{i}.weights.h5")
+        with pytest.raises(ValueError, match="quantization="):
+            model.load_weights(tmp_path / f"{(i + 1) % 3}.weights.h5")
+
+
+@keras.saving.register_keras_serializable("test")
+class StockBackbone(backbones.Backbone):
+    """One whose convolution is not of the given layers."""
+
+    def __init__(self, layers=layers.LayerSet(), **kwargs):
+        super().__init__(**kwargs)
+        self.stages = [[StockBlock(name="block")]]
+        self.stride = 1
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class StockBlock(layers.Block):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Conv2D(4, 3, name="my_conv")
+
+    def call(self, inputs, point, training=None):
+        return point.call(self.conv, inputs)
+
+
+def test_a_layer_without_a_quantized_form_is_named():
+    keras_resadapt.RSNet(StockBackbone(), 5, (32,))
+    with pytest.raises(ValueError, match="Conv2D 'my_conv' has no quantized"):
+        keras_resadapt.RSNet(StockBackbone(), 5, (32,), quantization=Int8())
+
+
+# === Fresh processes ===
+
+
+ORDERS = {
+    "package_first": "import keras_resadapt, keras\nimport tensorflow as tf\n",
+    "tensorflow_first": "import tensorflow as tf\nimport keras_resadapt, keras\n",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_tfmot_comes_late_and_leaves_tf_keras_alone(order):
+    output = run_python(
+        "import sys\n" + ORDERS[order] +
+        "late = not any('model_optimization' in m for m in sys.modules)\n"
+        "keras_resadapt.RSNet18(5, (32,), depths=(1,), filters=(8,),\n"
+        "    quantization=keras_resadapt.quantization.Int8())\n"
+        "import os\n"
+        "print(late, 'tensorflow_model_optimization' in sys.modules,\n"
+        "      tf.keras.layers.Layer is keras.layers.Layer,\n"
+        "      'TF_USE_LEGACY_KERAS' in os.environ)\n"
+    )
+    assert output.split() == ["True", "True", "True", "False"]
+
+
+def test_int8_needs_tensorflow():
+    output = run_python(
+        "import keras_resadapt\n"
+        "from keras_resadapt.quantization import Int8, LearnedQuantization\n"
+        "small = dict(depths=(1,), filters=(8,), stem='small')\n"
+        "try:\n"
+        "    keras_resadapt.RSNet18(5, (32,), quantization=Int8(), **small)\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+        "import numpy as np, keras\n"
+        "model = keras_resadapt.RSNet18(\n"
+        "    5, (32,), quantization=LearnedQuantization(2, 2), **small)\n"
+        "model.compile(keras.optimizers.SGD(0.01))\n"
+        "x, y = np.ones((4, 32, 32, 3)), np.arange(4)\n"
+        "print(np.isfinite(model.train_on_batch(x, y)))\n",
+        KERAS_BACKEND="jax",
+    )
+    assert "`Int8` needs the TensorFlow backend" in output
+    assert output.split()[-1] == "True"
