@@ -4,6 +4,7 @@ from conftest import make_tiny
 from conftest import randomize
 
 import keras_resadapt
+from keras_resadapt import quantization
 from keras_resadapt.convert import load_pytorch_state_dict
 from keras_resadapt.convert import rsnet
 
@@ -110,3 +111,26 @@ def test_only_known_models():
 
     with pytest.raises(TypeError, match="RSNet.*Sequential"):
         load_pytorch_state_dict(keras.Sequential(), {})
+
+
+def test_a_quantized_network_fits_its_levels_to_the_checkpoint():
+    rng = np.random.default_rng(0)
+    checkpoint = {
+        key: 0.1 * rng.normal(size=value.shape).astype("f")
+        if value.ndim == 4 else value
+        for key, value in state_dict_of(make_tiny()).items()
+    }
+    expected = make_tiny()
+    load_pytorch_state_dict(expected, checkpoint)
+    expected = quantization.quantize(expected, quantization.Int8())
+    model = make_tiny(quantization=quantization.Int8())
+    load_pytorch_state_dict(model, checkpoint)
+    images = rng.uniform(0, 255, (4, 32, 32, 3)).astype("f")
+    np.testing.assert_array_equal(model(images), expected(images))
+
+    learned = quantization.LearnedQuantization(2, 32)
+    packed = quantization.pack(make_tiny(quantization=learned))
+    with pytest.raises(ValueError, match="packed weights"):
+        load_pytorch_state_dict(packed, checkpoint)
+    with pytest.raises(TypeError, match="pre-activation"):
+        load_pytorch_state_dict(make_tiny(pre_activation=True), checkpoint)

@@ -15,6 +15,7 @@ from keras_resadapt.models.msdnet import MSDNet
 from keras_resadapt.models.mutualnet import MutualNet
 from keras_resadapt.models.ranet import RANet
 from keras_resadapt.models.rsnet import RSNet
+from keras_resadapt.quantization import refit_weights
 
 _CONVERTERS = {
     RSNet: rsnet_targets,
@@ -39,7 +40,8 @@ def load_pytorch_state_dict(
     The RS-Net authors' networks take pictures scaled to [0, 1]: build the
     model with `preprocessing="unit"`; torchvision's want `"imagenet"`. A
     `RANet`, an `MSDNet` and a `MutualNet` take their authors' checkpoints; the
-    last one's statistics are those of the full network alone.
+    last one's statistics are those of the full network alone. The levels of a
+    quantized network's weights are fitted to them.
 
     Args:
         model: The model to fill.
@@ -49,7 +51,7 @@ def load_pytorch_state_dict(
 
     Raises:
         ValueError: If keys are missing, left over or of another shape; all
-            are named, and the model is unchanged.
+            are named, and the model is unchanged. For a packed network.
         TypeError: If no converter knows the model.
     """
     if type(model) not in _CONVERTERS:
@@ -58,6 +60,11 @@ def load_pytorch_state_dict(
             f"{', '.join(family.__name__ for family in _CONVERTERS)}. "
             f"Received: model of type {type(model).__name__}"
         )
+    if getattr(model.quantization, "packed", False):
+        raise ValueError(
+            f"{model.name!r} holds packed weights: load the checkpoint into "
+            "the network that it was packed from."
+        )
     state_dict = _plain(_read(state_dict_or_path))
     targets = _CONVERTERS[type(model)](model, state_dict)
     _check(state_dict, targets)
@@ -65,6 +72,8 @@ def load_pytorch_state_dict(
         value = to_keras(state_dict[key])
         for variable in variables:
             variable.assign(value)
+    if model.quantization is not None:
+        refit_weights(model)
 
 
 def _read(state_dict_or_path) -> Mapping[str, Any]:

@@ -24,6 +24,11 @@ def rsnet_targets(
     first.
     """
     private = any(".bn_0." in key for key in state_dict)
+    if getattr(model.backbone, "pre_activation", False):
+        raise TypeError(
+            "There are no checkpoints of ResNets with pre-activation. "
+            "Received: a backbone with pre_activation=True"
+        )
     if isinstance(model.backbone, ResNet):
         names = _resnet_names(model)
     elif isinstance(model.backbone, MobileNetV2):
