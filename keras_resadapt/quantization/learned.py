@@ -42,10 +42,9 @@ def sorted_levels(basis, code_table: np.ndarray):
         Levels (2^bits, channels), and codes (2^bits, channels, bits).
     """
     table = ops.convert_to_tensor(code_table)
-    levels = ops.matmul(table, basis)
-    order = ops.argsort(levels, axis=0)
-    levels = ops.take_along_axis(levels, order, axis=0)
-    return levels, ops.take(table, order, axis=0)
+    order = ops.argsort(ops.matmul(table, basis), axis=0)
+    code_of_level = ops.take(table, order, axis=0)
+    return ops.sum(code_of_level * ops.transpose(basis), -1), code_of_level
 
 
 def least_squares(code_of_level, counts, sums):
@@ -61,11 +60,12 @@ def least_squares(code_of_level, counts, sums):
     Returns:
         The basis, a tensor (bits, channels).
     """
-    weighted = code_of_level * counts[..., None]
-    gram = ops.einsum("lci,lcj->cij", weighted, code_of_level)
-    target = ops.einsum("lci,lc->ci", code_of_level, sums)
-    gram = gram + RIDGE * ops.eye(code_of_level.shape[-1])
-    return ops.transpose(ops.solve(gram, target[..., None])[..., 0])
+    of_channel = ops.transpose(code_of_level, (1, 2, 0))
+    weighted = of_channel * ops.transpose(counts)[:, None]
+    gram = ops.matmul(weighted, ops.transpose(of_channel, (0, 2, 1)))
+    target = ops.matmul(of_channel, ops.transpose(sums)[..., None])
+    gram = gram + RIDGE * np.eye(gram.shape[-1], dtype="float32")
+    return ops.transpose(ops.solve(gram, target)[..., 0])
 
 
 def round_to_levels(inputs, levels):
@@ -83,11 +83,13 @@ def round_to_levels(inputs, levels):
         The rounded values, and a list of where they are above a threshold,
         tensors of zeros and ones.
     """
+    lower, upper = levels[:-1], levels[1:]
     outputs, above = levels[0], []
-    for i in range(1, levels.shape[0]):
-        is_above = inputs > (levels[i - 1] + levels[i]) / 2
-        above.append(ops.cast(is_above, inputs.dtype))
-        outputs = outputs + (levels[i] - levels[i - 1]) * above[-1]
+    for threshold, step in zip(
+        ops.unstack((lower + upper) / 2), ops.unstack(upper - lower)
+    ):
+        above.append(ops.cast(inputs > threshold, inputs.dtype))
+        outputs = outputs + step * above[-1]
     return outputs, above
 
 
@@ -105,21 +107,22 @@ def level_sums(inputs, above, axes):
     masks = [ops.ones_like(inputs), *above]
 
     def each_level(values):
-        over = [ops.reshape(ops.sum(x, axes), (-1,)) for x in values]
+        over = ops.stack([ops.sum(x, axes) for x in values])
+        over = ops.reshape(over, (len(values), -1))
         if num_replicas() > 1:
             over = _over_replicas(over)
         # Of what is above a threshold, some is above the next one too.
-        between = [low - high for low, high in zip(over, over[1:])]
-        return ops.stack([*between, over[-1]])
+        over_next = ops.concatenate([over[1:], ops.zeros_like(over[:1])])
+        return over - over_next
 
     return each_level(masks), each_level([inputs * mask for mask in masks])
 
 
-def _over_replicas(tensors):
+def _over_replicas(tensor):
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -160,26 +163,27 @@ class LearnedWeights(WeightQuantizer):
         )
 
     def train(self, kernel, whole):
-        outputs = self.rounded(kernel)
-        self.basis.assign(
-            MOMENTUM * self.basis + (1 - MOMENTUM) * self._refit(whole)
-        )
-        return outputs
+        basis = ops.cast(self.basis, "float32")
+        outputs, refitted = self._round_and_refit(whole, basis)
+        if kernel.shape != whole.shape:
+            outputs = self.rounded(kernel)
+        self.basis.assign(MOMENTUM * basis + (1 - MOMENTUM) * refitted)
+        return kernel + ops.stop_gradient(outputs - kernel)
 
-    def _refit(self, kernel):
-        levels, code_of_level = sorted_levels(
-            ops.cast(self.basis, "float32"), self.table
-        )
-        _, above = round_to_levels(kernel, levels)
+    def _round_and_refit(self, kernel, basis):
+        kernel = ops.stop_gradient(kernel)
+        levels, code_of_level = sorted_levels(basis, self.table)
+        outputs, above = round_to_levels(kernel, levels)
         counts, sums = level_sums(kernel, above, (0, 1, 2))
-        return ops.stop_gradient(least_squares(code_of_level, counts, sums))
+        return outputs, least_squares(code_of_level, counts, sums)
 
     def fit(self, kernel):
         kernel = ops.cast(kernel, "float32")
         deviation = ops.sqrt(ops.mean(ops.square(kernel), (0, 1, 2)))
         self.basis.assign(self._initial(deviation))
         for _ in range(_FITTING_STEPS):
-            self.basis.assign(self._refit(kernel))
+            _, basis = self._round_and_refit(kernel, ops.cast(self.basis, "float32"))
+            self.basis.assign(basis)
 
     def rounded(self, kernel):
         basis = first_channels(
@@ -319,16 +323,15 @@ class LearnedActivations(ActivationQuantizer):
         return sorted_levels(basis[:, None], self.table)
 
     def _straight_through(self, inputs, levels):
-        outputs, above = round_to_levels(inputs, levels)
+        outputs, above = round_to_levels(ops.stop_gradient(inputs), levels)
         clipped = ops.minimum(inputs, levels[-1])
         return clipped + ops.stop_gradient(outputs - clipped), above
 
     def _round_and_refit(self, inputs, basis):
         levels, code_of_level = self._levels(basis)
         outputs, above = self._straight_through(inputs, levels)
-        counts, sums = level_sums(inputs, above, None)
-        refitted = least_squares(code_of_level, counts, sums)[:, 0]
-        return outputs, ops.stop_gradient(refitted)
+        counts, sums = level_sums(ops.stop_gradient(inputs), above, None)
+        return outputs, least_squares(code_of_level, counts, sums)[:, 0]
 
     def get_config(self):
         return {**super().get_config(), "bits": self.bits}

@@ -1,0 +1,53 @@
+"""The example that quantizes a trained network, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import make_tiny
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def run(folder, *arguments):
+    """The folder's table; the script must succeed."""
+    model = os.path.join(folder, "float.keras")
+    make_tiny(num_classes=8, resolutions=(32, 16)).save(model)
+    output = os.path.join(folder, "out")
+    result = subprocess.run(
+        [
+            sys.executable, os.path.join(ROOT, "examples", "quantize.py"),
+            f"--model={model}", f"--output_dir={output}", "--epochs=1",
+            "--batch_size=500", "--calibration_images=100",
+            "--timed_passes=1", *arguments,
+        ],
+        env={**os.environ, "PYTHONPATH": ROOT}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    with open(os.path.join(output, "table.json")) as file:
+        table = json.load(file)
+    assert list(table["accuracy"]) == ["float", "calibrated", "trained"]
+    assert os.path.exists(os.path.join(output, "served", "1", "saved_model.pb"))
+    return table, set(os.listdir(output))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "2/32"])
+def test_from_a_trained_network_to_files(scheme, tmp_path):
+    table, files = run(tmp_path, f"--scheme={scheme}")
+    if scheme == "int8":
+        kinds = ["float", "float_shared", "int8", "int8_after_training"]
+        assert list(table["litert_accuracy"]) == kinds
+        assert {f"{kind}.tflite" for kind in kinds} <= files
+        assert table["bytes"]["int8"] < table["bytes"]["float"]
+        assert "accuracy_ms.png" in files
+        assert table["ms"]["int8, 2 threads"]["r16"] > 0
+        share, largest = table["litert_agreement"]["r32"]
+        assert share > 0.9 and largest < 0.1
+    else:
+        names = {"packed.weights.h5", "float.weights.h5"}
+        assert set(table["bytes"]) == names
+        assert {"packed.keras", "accuracy_cost.png"} <= files
