@@ -23,6 +23,7 @@ from keras_resadapt.quantization import Int8
 from keras_resadapt.quantization import LearnedQuantization
 from keras_resadapt.quantization.int8 import LastValueWeights
 from keras_resadapt.quantization.int8 import MovingRangeActivations
+from keras_resadapt.quantization.learned import LearnedWeights
 from keras_resadapt.quantization.per_point import SwitchableQuantizer
 
 SCHEMES = [Int8(), LearnedQuantization(2, 32), LearnedQuantization(2, 2)]
@@ -322,6 +323,35 @@ def test_a_mutualnet_trains_and_needs_calibration_again():
     assert np.isfinite(logits_of(model, data[0][0], narrow)).all()
 
 
+def test_a_basis_moves_once_a_step():
+    """Not once a resolution, nor once a width."""
+    scheme = LearnedQuantization(2, 32)
+    networks = {
+        "rsnet": make_tiny(resolutions=(32, 24, 16), quantization=scheme),
+        "mutualnet": keras_resadapt.MutualMobileNetV1(
+            5, (0.5, 1.0), (32, 24), depths=(1,), filters=(16,), stem="small",
+            quantization=scheme,
+        ),
+    }
+    for name, model in networks.items():
+        layer = next(
+            layer for layer in model._flatten_layers()
+            if getattr(layer, "weight_quantizer", None) is not None
+        )
+        kernel = np.array(layer.output_last(layer.kernel))
+        expected = LearnedWeights(2)
+        expected.build(kernel.shape)
+        np.testing.assert_allclose(expected.basis, layer.weight_quantizer.basis)
+        expected(kernel, kernel, training=True)
+        model.compile(keras.optimizers.SGD(0.01))
+        (images, labels), *_ = batches_of(model, 1)
+        model.train_on_batch(images, labels)
+        np.testing.assert_allclose(
+            layer.weight_quantizer.basis, expected.basis, atol=1e-5,
+            err_msg=name,
+        )
+
+
 def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -438,6 +468,8 @@ def test_what_cannot_be_quantized(tmp_path):
         export.export_saved_model(quantized, tmp_path / "served")
     with pytest.raises(ValueError, match="Only a network quantized with"):
         quantization.pack(quantized)
+    with pytest.raises(ValueError, match="network of a `PointCascade`"):
+        keras_resadapt.PointCascade(quantized, quantization=Int8())
     with pytest.raises(ValueError, match="`weight_bits` of `Int8`"):
         Int8(weight_bits=16)
     with pytest.raises(ValueError, match="'out' has no quantized form"):

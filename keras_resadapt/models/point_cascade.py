@@ -43,6 +43,11 @@ class PointCascade(Cascade):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if self.quantization is not None:
+            raise ValueError(
+                "The network of a `PointCascade` is what is quantized. "
+                f"Received: quantization={self.quantization}"
+            )
         if not isinstance(network, Classifier) or isinstance(network, Cascade):
             raise TypeError(
                 "`network` must be an `RSNet` or a `MutualNet`. "

@@ -33,8 +33,9 @@ class WeightQuantizer(keras.layers.Layer):
         kernel: The part of a kernel that is used: the first of its output
             channels, any of its inputs.
         whole: The whole kernel.
-        training: Update the levels, from the whole kernel. A layer with
-            `trainable=False` never does.
+        training: Update the levels, from the whole kernel, where all output
+            channels are used: of the widths that a slimmable network runs in
+            a step, once. A layer with `trainable=False` never does.
     """
 
     def call(self, kernel, whole, training=None):
@@ -43,7 +44,10 @@ class WeightQuantizer(keras.layers.Layer):
         if known is not None and key in known:
             return known[key]
         kernel = ops.cast(kernel, "float32")
-        if training and self.trainable:
+        all_channels = (
+            None not in kernel.shape and kernel.shape[-1] == whole.shape[-1]
+        )
+        if training and self.trainable and all_channels:
             outputs = self.train(kernel, ops.cast(whole, "float32"))
         else:
             outputs = self.rounded(kernel)
@@ -53,7 +57,7 @@ class WeightQuantizer(keras.layers.Layer):
         return outputs
 
     def train(self, kernel, whole):
-        """Rounds a part of a float32 kernel, and updates the levels."""
+        """Rounds a float32 kernel, padded or not, and updates the levels."""
         raise NotImplementedError
 
     def rounded(self, kernel):
