@@ -110,7 +110,9 @@ def test_activation_ranges_are_moving_averages():
         batch = np.array([min(x.min(), 0), max(x.max(), 0)])
         limits = batch if limits is None else 0.999 * limits + 0.001 * batch
         outputs = quantizer(x, training=True)
-        np.testing.assert_allclose(outputs, fake_quantized(x, *limits), atol=1e-5)
+        np.testing.assert_allclose(
+            outputs, fake_quantized(x, *limits), atol=1e-5
+        )
     np.testing.assert_allclose(
         [float(v) for v in quantizer.state], limits, rtol=1e-5
     )
@@ -523,7 +525,9 @@ def test_a_layer_without_a_quantized_form_is_named():
 
 ORDERS = {
     "package_first": "import keras_resadapt, keras\nimport tensorflow as tf\n",
-    "tensorflow_first": "import tensorflow as tf\nimport keras_resadapt, keras\n",
+    "tensorflow_first": (
+        "import tensorflow as tf\nimport keras_resadapt, keras\n"
+    ),
 }
 
 

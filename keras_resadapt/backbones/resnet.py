@@ -222,7 +222,8 @@ class ResNet(Backbone):
 
         channels = filters[0]
         ratio = 1 / 4 if bottleneck else 1
-        self.stages = [[Stem(channels, stem, layers.first(), ratio, name="stem")]]
+        first = Stem(channels, stem, layers.first(), ratio, name="stem")
+        self.stages = [[first]]
         for i, (depth, width) in enumerate(zip(depths, filters)):
             stage = []
             for j in range(depth):

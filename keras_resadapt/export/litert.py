@@ -47,8 +47,8 @@ def export_litert(
 
     The signatures of a `Cascade` go on where the one before stopped:
     `"exit0"` takes `images`, the others `feature_000`, `feature_001`, ...,
-    which the exit before returned beside its `logits`. `inference.LiteRTNetwork`
-    runs them until one is sure.
+    which the exit before returned beside its `logits`.
+    `inference.LiteRTNetwork` runs them until one is sure.
 
     Args:
         model: A classifier of this package, on the TensorFlow backend.

@@ -37,6 +37,16 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(resolutions, reverse=True))
 
 
+def trained_index(resolutions: tuple[int, ...], resolution: int) -> int:
+    """Which of the trained resolutions one is, or a `ValueError`."""
+    if resolution not in resolutions:
+        raise ValueError(
+            "Only the resolutions that the network has can be trained: "
+            f"{resolutions}. Received: resolution={resolution}"
+        )
+    return resolutions.index(resolution)
+
+
 def neighbours(
     resolutions: tuple[int, ...], resolution: int, extrapolate: bool
 ) -> tuple[int, int, float]:
@@ -154,12 +164,7 @@ class SwitchableBatchNormalization(keras.layers.Layer):
         return self._branch(resolution).normalize_by_batch(inputs)
 
     def _branch(self, resolution):
-        if resolution not in self.resolutions:
-            raise ValueError(
-                "Only the resolutions that the network has can be trained: "
-                f"{self.resolutions}. Received: resolution={resolution}"
-            )
-        return self.branches[self.resolutions.index(resolution)]
+        return self.branches[trained_index(self.resolutions, resolution)]
 
     def _interpolate(self, resolution):
         """Mean, variance, gamma and beta for an untrained resolution."""

@@ -58,7 +58,9 @@ class Classifier(keras.Model):
         """Height and width in pixels of the images at a point."""
         return point.resolution or self.resolution
 
-    def layer_set(self, layers: LayerSet = LayerSet(), private=None) -> LayerSet:
+    def layer_set(
+        self, layers: LayerSet = LayerSet(), private=None
+    ) -> LayerSet:
         """The layers to make the network of, quantized if it is.
 
         Args:

@@ -182,8 +182,8 @@ class LearnedWeights(WeightQuantizer):
         deviation = ops.sqrt(ops.mean(ops.square(kernel), (0, 1, 2)))
         self.basis.assign(self._initial(deviation))
         for _ in range(_FITTING_STEPS):
-            _, basis = self._round_and_refit(kernel, ops.cast(self.basis, "float32"))
-            self.basis.assign(basis)
+            basis = ops.cast(self.basis, "float32")
+            self.basis.assign(self._round_and_refit(kernel, basis)[1])
 
     def rounded(self, kernel):
         basis = first_channels(

@@ -10,6 +10,7 @@ from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
 )
 from keras_resadapt.layers.switchable_batch_normalization import neighbours
+from keras_resadapt.layers.switchable_batch_normalization import trained_index
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.quantization.quantizers import ActivationQuantizer
 from keras_resadapt.quantization.quantizers import new_counter
@@ -110,12 +111,7 @@ class SwitchableQuantizer(_HasQuantizer):
         return [branch.batches for branch in self.branches]
 
     def _branch(self, resolution):
-        if resolution not in self.resolutions:
-            raise ValueError(
-                "Only the resolutions that the network has can be trained: "
-                f"{self.resolutions}. Received: resolution={resolution}"
-            )
-        return self.branches[self.resolutions.index(resolution)]
+        return self.branches[trained_index(self.resolutions, resolution)]
 
     def get_config(self):
         return {

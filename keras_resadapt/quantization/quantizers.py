@@ -110,7 +110,7 @@ class ActivationQuantizer(keras.layers.Layer):
         raise NotImplementedError
 
     def estimate(self, inputs, *state) -> tuple:
-        """A state that fits a batch, in search of which it starts at another."""
+        """A state that fits a batch, searched for from another state."""
         raise NotImplementedError
 
     def rounded(self, inputs, *state):
