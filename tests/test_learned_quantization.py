@@ -148,6 +148,20 @@ def test_fitting_to_a_trained_kernel_lowers_the_error():
     assert error < 0.14 * np.mean(kernel**2)
 
 
+def test_calibration_fits_a_basis():
+    rng = np.random.default_rng(0)
+    quantizer = LearnedActivations(2)
+    quantizer.build()
+    for _ in range(2):
+        x = np.maximum(rng.normal(0, 7.0, (64, 500)), 0).astype("float32")
+        quantizer.calibrate(x)
+    reference = Reference(np.array(quantizer.state[0]), (0, 1))
+    reference.refit(x, factor=0)  # leaves it where it is
+    np.testing.assert_allclose(quantizer.state[0], reference.basis, rtol=0.03)
+    error = np.mean((np.array(quantizer(x)) - x) ** 2)
+    assert error < 0.1 * np.mean(x**2)
+
+
 def test_what_the_scheme_leaves_in_float():
     scheme = LearnedQuantization(2, 2)
     made = scheme.layers(layers.LayerSet())

@@ -179,6 +179,10 @@ def test_cascade_hands_features_on(tmp_path):
             inference.point_logits.softmax(everywhere[k][row]), atol=1e-5,
         )
     assert len(set(exits)) == 3
+    _, exits = network.adaptive(images, [1.0, 1.0])
+    assert set(exits) == {2}
+    nothing, exits = network.adaptive(images[:0], limits)
+    assert nothing.shape == (0, 5) and exits.shape == (0,)
     with pytest.raises(ValueError, match="must have 2 numbers"):
         network.adaptive(images, [0.5])
 
@@ -186,13 +190,58 @@ def test_cascade_hands_features_on(tmp_path):
 
 
 
+def test_scales_of_next_to_nothing(tmp_path):
+    """What weight decay does to channels that nobody needs."""
+    keras.utils.set_random_seed(0)
+    model = randomize(make_tiny(resolutions=(32,)))
+    for variable in model.variables:
+        if variable.path.endswith("gamma"):
+            variable.assign(np.resize([1.0, 0.0, 1e-7, -1e-5], variable.shape))
+        elif variable.path.endswith("beta"):
+            variable.assign(np.ones(variable.shape))
+    conv = model.backbone.stages[1][0].convs[0]
+    conv.kernel.assign(conv.kernel * np.resize([0.0, 1.0], 8))
+    quantized = quantization.quantize(model, Int8())
+    batches = batches_of(quantized)
+    quantization.calibrate_ranges(quantized, batches, verbose=False)
+    path = tmp_path / "small.tflite"
+    export.export_litert(quantized, path)
+    check_integers(path, {"main": 7})  # the only one
+    images = batches[0][0]
+    expected = logits_of(quantized, images, quantized.operating_points[0])
+    error = np.abs(LiteRTNetwork(path).logits(images, "r32") - expected).max()
+    assert error < 0.03 * np.abs(expected).max()
+
+
+def test_cascades_share_kernels_too(tmp_path):
+    network = keras_resadapt.RSNet18(
+        5, (32, 16), depths=(1, 1), filters=(64, 64), stem="small"
+    )
+    model = keras_resadapt.PointCascade(randomize(network))
+    folded = export.export_litert(model, tmp_path / "folded")
+    shared = export.export_litert(
+        model, tmp_path / "shared", share_kernels=True
+    )
+    assert shared["bytes"] < 0.6 * folded["bytes"]
+    (images, _), *_ = batches_of(model, 1, 4)
+    for point in model.operating_points:
+        answers = LiteRTNetwork(tmp_path / "shared").logits(images, point.name)
+        expected = np.array(model.logits(images, point))
+        np.testing.assert_allclose(answers, expected, atol=1e-4)
+
+
 def test_learned_levels_in_float(tmp_path):
     model = randomize(
-        make_tiny(resolutions=(32,), quantization=LearnedQuantization(2, 2))
+        keras_resadapt.RSNet18(
+            5, (32,), depths=(1, 1), filters=(32, 64), stem="small",
+            quantization=LearnedQuantization(2, 2),
+        )
     )
     batches = batches_of(model)
     quantization.calibrate_ranges(model, batches, verbose=False)
-    export.export_litert(model, tmp_path / "learned.tflite")
+    # The converter has no use for packed weights as they are.
+    packed = quantization.pack(model)
+    export.export_litert(packed, tmp_path / "learned.tflite")
     network = LiteRTNetwork(tmp_path / "learned.tflite")
     images = batches[0][0]
     expected = logits_of(model, images, model.operating_points[0])
@@ -216,6 +265,13 @@ def test_bad_input(networks, tmp_path):
     quantization.calibrate_ranges(four, batches_of(four), verbose=False)
     with pytest.raises(ValueError, match="integers have 8 bits"):
         export.export_litert(four, tmp_path / "new.tflite")
+    coarse = make_tiny(quantization=Int8(per_channel=False))
+    quantization.calibrate_ranges(coarse, batches_of(coarse), verbose=False)
+    with pytest.raises(ValueError, match="a scale an output channel"):
+        export.export_litert(coarse, tmp_path / "new.tflite")
+    half = make_tiny(dtype="mixed_bfloat16")
+    with pytest.raises(ValueError, match="policy 'mixed_bfloat16'"):
+        export.export_litert(half, tmp_path / "new.tflite")
     cascade = make_tiny_cascade()
     with pytest.raises(ValueError, match="begin with exit 0"):
         export.export_litert(
@@ -225,7 +281,12 @@ def test_bad_input(networks, tmp_path):
     export.export_litert(
         quantized, tmp_path / "r16.tflite", quantized.operating_points[1:]
     )
+    network = LiteRTNetwork(tmp_path / "r16.tflite")
     with pytest.raises(ValueError, match="must be one of"):
-        LiteRTNetwork(tmp_path / "r16.tflite").logits(np.zeros(1), "r32")
+        network.logits(np.zeros(1), "r32")
     with pytest.raises(ValueError, match="holds no cascade"):
-        LiteRTNetwork(tmp_path / "r16.tflite").adaptive(np.zeros(1), [])
+        network.adaptive(np.zeros(1), [])
+    for shape in ((2, 32, 32, 3), (16, 16, 3)):
+        with pytest.raises(ValueError, match=r"\(None, 16, 16, 3\)"):
+            network.logits(np.zeros(shape), "r16")
+    assert network.logits(np.zeros((0, 16, 16, 3)), "r16").shape == (0, 5)

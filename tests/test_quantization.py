@@ -104,11 +104,12 @@ def test_activation_ranges_are_moving_averages():
     rng = np.random.default_rng(0)
     quantizer = MovingRangeActivations()
     quantizer.build()
-    limits = None
-    for _ in range(3):
+    limits = np.zeros(2)
+    for count in range(3):
         x = rng.normal(0.5, 2, (4, 5, 5, 3)).astype("float32")
         batch = np.array([min(x.min(), 0), max(x.max(), 0)])
-        limits = batch if limits is None else 0.999 * limits + 0.001 * batch
+        limits = limits + (batch - limits) / (count + 1)
+        limits = 0.999 * limits + 0.001 * batch
         outputs = quantizer(x, training=True)
         np.testing.assert_allclose(
             outputs, fake_quantized(x, *limits), atol=1e-5
@@ -123,11 +124,37 @@ def test_activation_ranges_are_moving_averages():
         quantizer.quantize_by_batch(10 * x),
         fake_quantized(10 * x, 10 * x.min(), 10 * x.max()), atol=1e-4,
     )
+    quantizer.batches.assign(1000)
+    quantizer(2 * x, training=True)  # TFMOT's average alone
+    limits = 0.999 * limits + 0.002 * batch
+    np.testing.assert_allclose(
+        [float(v) for v in quantizer.state], limits, rtol=1e-5
+    )
     quantizer.trainable = False
     quantizer(100 * x, training=True)
     np.testing.assert_allclose(
         [float(v) for v in quantizer.state], limits, rtol=1e-5
     )
+
+
+def test_a_channel_of_zeros_keeps_a_range():
+    kernel = np.zeros((3, 3, 2, 2), "float32")
+    kernel[..., 1] = 0.5
+    quantizer = LastValueWeights()
+    quantizer.build(kernel.shape)
+    np.testing.assert_allclose(
+        quantizer(kernel, kernel, training=True), kernel, atol=1e-6
+    )
+    np.testing.assert_allclose(quantizer.magnitude(), [1.0, 0.5])
+
+
+def test_ranges_follow_a_residual_that_starts_at_zero():
+    quantizer = MovingRangeActivations()
+    quantizer.build()
+    for step in range(50):
+        x = tf.constant([0.0, 0.01 * step])
+        quantizer(x, training=True)
+    assert float(quantizer.state[1]) > 0.4 * 0.49
 
 
 @pytest.mark.parametrize("part", [1.0, 0.4])
@@ -305,6 +332,24 @@ def test_calibration_averages_batches():
     )
     assert int(branch.batches) == 3
 
+    # What goes wrong leaves it as it was.
+    with pytest.raises(ValueError, match="no batches"):
+        quantization.calibrate_ranges(model, [], verbose=False)
+    with pytest.raises(ValueError, match="Only the resolutions"):
+        quantization.calibrate_ranges(
+            model, data, [OperatingPoint(24)], verbose=False
+        )
+    quantization.check_calibrated(model, model.operating_points)
+
+
+def test_a_new_network_knows_the_range_of_its_weights():
+    model = make_tiny(quantization=Int8())
+    conv = model.backbone.stages[1][0].convs[0]
+    np.testing.assert_allclose(
+        conv.weight_quantizer.magnitude(),
+        np.abs(np.array(conv.kernel)).max(axis=(0, 1, 2)), rtol=1e-6,
+    )
+
 
 def test_a_mutualnet_trains_and_needs_calibration_again():
     model = randomize(families()["mutualnet"]())
@@ -427,6 +472,20 @@ def test_packed_weights_give_the_same_answers(bits, tmp_path):
         packed.fit(images, labels, verbose=0)
     with pytest.raises(ValueError, match="only once"):
         quantization.pack(packed)
+    cascade = keras_resadapt.PointCascade(packed)
+    cascade.compile("sgd")
+    with pytest.raises(ValueError, match="cannot be trained"):
+        cascade.fit(images, labels, verbose=0)
+
+    unpacked = quantization.unpack(packed)
+    assert unpacked.quantization == scheme
+    for point in model.operating_points:
+        np.testing.assert_allclose(
+            logits_of(unpacked, images, point),
+            logits_of(model, images, point), atol=1e-6,
+        )
+    with pytest.raises(ValueError, match="is not packed"):
+        quantization.unpack(unpacked)
 
 
 def test_files_hold_two_bits_a_weight(tmp_path):
@@ -472,8 +531,9 @@ def test_what_cannot_be_quantized(tmp_path):
         quantization.pack(quantized)
     with pytest.raises(ValueError, match="network of a `PointCascade`"):
         keras_resadapt.PointCascade(quantized, quantization=Int8())
-    with pytest.raises(ValueError, match="`weight_bits` of `Int8`"):
-        Int8(weight_bits=16)
+    for bits in (16, 8.0, True):
+        with pytest.raises(ValueError, match="`weight_bits` of `Int8`"):
+            Int8(weight_bits=bits)
     with pytest.raises(ValueError, match="'out' has no quantized form"):
         keras_resadapt.RSMobileNetV2(
             5, (32,), stem="small", quantization=LearnedQuantization(2, 2)
@@ -490,6 +550,11 @@ def test_files_of_another_scheme_are_refused(tmp_path):
         model.load_weights(tmp_path / f"{i}.weights.h5")
         with pytest.raises(ValueError, match="quantization="):
             model.load_weights(tmp_path / f"{(i + 1) % 3}.weights.h5")
+    cascade = keras_resadapt.PointCascade(model)
+    cascade.save_weights(tmp_path / "cascade.weights.h5")
+    other = keras_resadapt.PointCascade(make_tiny(resolutions=(32,)))
+    with pytest.raises(ValueError, match="quantization=LearnedQuantization"):
+        other.load_weights(tmp_path / "cascade.weights.h5")
 
 
 @keras.saving.register_keras_serializable("test")

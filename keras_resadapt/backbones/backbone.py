@@ -46,11 +46,14 @@ class Backbone(Block):
         stages: List of lists of blocks.
         stride: Input pixels per feature pixel.
         non_negative: Whether no stage gives values below 0.
+        normalizes_first: Whether what a stage takes goes through a
+            normalization and an activation before its convolutions.
     """
 
     stages: list[list[Block]]
     stride: int
     non_negative: bool = True
+    normalizes_first: bool = False
 
     def with_layers(self, layers: LayerSet) -> "Backbone":
         """Returns the same architecture, made of these layers, unbuilt."""

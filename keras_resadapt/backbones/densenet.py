@@ -96,6 +96,7 @@ class DenseNet(Backbone):
     """
 
     non_negative = False
+    normalizes_first = True
 
     def __init__(
         self,

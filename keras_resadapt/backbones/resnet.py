@@ -219,6 +219,7 @@ class ResNet(Backbone):
         self.zero_init_residual = zero_init_residual
         self.pre_activation = pre_activation
         self.non_negative = not pre_activation
+        self.normalizes_first = pre_activation
 
         channels = filters[0]
         ratio = 1 / 4 if bottleneck else 1

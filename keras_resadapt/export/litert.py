@@ -20,6 +20,7 @@ from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.quantization import Int8
 from keras_resadapt.quantization import check_calibrated
+from keras_resadapt.quantization import unpack
 
 
 def export_litert(
@@ -40,7 +41,8 @@ def export_litert(
     ranges that it was trained with. All points share the integer weights, for
     BatchNormalization changes their scales only; but for a convolution with a
     scale (gamma) below 0 at some points and not at others, which is stored
-    twice. In a float network, BatchNormalization is folded into the
+    twice. Channels whose scale is next to nothing get one that integers can
+    hold. In a float network, BatchNormalization is folded into the
     convolutions, and each point stores its own; `share_kernels` keeps it
     apart. One quantized with `LearnedQuantization` is exported as a float one
     whose weights have few values.
@@ -65,23 +67,23 @@ def export_litert(
         RuntimeError: On another backend than TensorFlow.
         TypeError: If `model` is not a classifier of this package.
         FileExistsError: If there is something at `path`.
-        ValueError: Activation ranges that were never calibrated, bits that
-            LiteRT does not have, exits without those before them, or an
-            argument out of its range.
+        ValueError: Activation ranges that were never calibrated, numbers that
+            LiteRT does not have (a network in mixed precision, other integers
+            than of 8 bits, one scale for all channels), exits without those
+            before them, or an argument out of its range.
     """
     require_tensorflow("export_litert")
     check_model(model)
     path = check_path(path)
     points = check_points(points, model)
-    scheme = getattr(model, "network", model).quantization
+    scheme = model.scheme
     if scheme is not None:
         check_calibrated(model, points)
     is_int8 = isinstance(scheme, Int8)
-    if is_int8 and (scheme.weight_bits, scheme.activation_bits) != (8, 8):
-        raise ValueError(
-            "LiteRT's integers have 8 bits. "
-            f"Received: quantization={scheme}"
-        )
+    _check_numbers(model, scheme)
+    if getattr(scheme, "packed", False):
+        model = unpack(model)  # the converter knows no shifts of bits
+    share_kernels = share_kernels and not is_int8
     if isinstance(model, Cascade):
         exits = [point.exit for point in points]
         if exits != list(range(len(points))):
@@ -89,15 +91,17 @@ def export_litert(
                 "The exits of a cascade go on from those before them: "
                 f"`points` must begin with exit 0. Received: exits {exits}"
             )
-        functions = _stages(model, len(points))
+        functions = _stages(model, len(points), share_kernels)
     else:
         functions = {
-            point.name: _pass(model, point, share_kernels and not is_int8)
+            point.name: _pass(model, point, share_kernels)
             for point in points
         }
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}.{uuid.uuid4().hex}"
     content = _convert(functions, is_int8)
+    if is_int8 and scheme.first and scheme.last:
+        _check_integers(content)
     try:
         with open(unfinished, "wb") as file:
             file.write(content)
@@ -134,39 +138,106 @@ def _images_of(size) -> tf.TensorSpec:
 
 
 def _pass(model, point, share_kernels) -> Callable:
+    axes = dataclasses.asdict(point)
+
     def run(images):
-        at = point
-        if share_kernels:
-            one = tf.cast(tf.shape(images)[0] > 0, tf.float32)
-            at = _UnfoldedPoint(**dataclasses.asdict(point), one=one)
+        at = _ExportPoint(**axes, one=_one(images, share_kernels))
         return {"logits": model.logits(images, at)}
 
     return _traced(run, [_images_of(model.resolution_of(point))])
 
 
-@dataclasses.dataclass(frozen=True)
-class _UnfoldedPoint(OperatingPoint):
-    """An operating point at which normalization stays behind convolutions.
+def _one(tensor, share_kernels) -> list:
+    """A 1 that the converter cannot know, in a list; without need, none."""
+    if not share_kernels:
+        return []
+    return [tf.cast(tf.shape(tensor)[0] > 0, tf.float32)]
 
-    The converter folds it into them where it is constant. This one is
-    multiplied by `one`, which the converter cannot know.
+
+@dataclasses.dataclass(frozen=True)
+class _ExportPoint(OperatingPoint):
+    """An operating point at which normalizations can be converted.
+
+    The converter folds a constant one into the convolution before it. Where
+    there is a `one`, it is multiplied by that and stays behind. Folded into
+    integers, it becomes their scale, which must not be next to nothing.
     """
 
-    one: Any = None
+    one: list = dataclasses.field(default_factory=list)
 
     def call(self, layer, inputs, scale=None, offset=None, **kwargs) -> Any:
-        outputs = super().call(layer, inputs, **kwargs)
         if scale is None:
-            return outputs
-        return outputs * (scale * self.one) + offset * self.one
+            return super().call(layer, inputs, **kwargs)
+        if self.one:
+            outputs = super().call(layer, inputs, **kwargs)
+            return outputs * (scale * self.one[0]) + offset * self.one[0]
+        if hasattr(layer.weight_quantizer, "magnitude"):
+            scale = _not_next_to_nothing(scale, layer.weight_quantizer)
+        return super().call(
+            layer, inputs, scale=scale, offset=offset, **kwargs
+        )
+
+
+def _not_next_to_nothing(scale, quantizer):
+    """The scale with at least a thousandth of what the largest channel has
+    once its weights are multiplied by it, which int32 offsets can do with."""
+    magnitude = quantizer.magnitude()
+    product = tf.abs(scale) * magnitude
+    least = tf.maximum(1e-3 * tf.reduce_max(product), 1e-4)
+    sign = tf.where(scale < 0, -1.0, 1.0)
+    return tf.where(product < least, sign * least / magnitude, scale)
+
+
+# === Checks ===
+
+
+def _check_numbers(model, scheme) -> None:
+    if model.compute_dtype != "float32":
+        raise ValueError(
+            "LiteRT files are made of float32 networks: build the same one "
+            "under the policy 'float32' and `set_weights`. Received: a "
+            f"network of policy {model.dtype_policy.name!r}"
+        )
+    if isinstance(scheme, Int8) and (
+        (scheme.weight_bits, scheme.activation_bits) != (8, 8)
+        or not scheme.per_channel
+    ):
+        raise ValueError(
+            "LiteRT's integers have 8 bits, and a scale an output channel. "
+            f"Received: quantization={scheme}"
+        )
+
+
+def _check_integers(content: bytes) -> None:
+    """Raises a `RuntimeError` for a convolution that was left in float."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    convolutions = {
+        schema.BuiltinOperator.CONV_2D,
+        schema.BuiltinOperator.DEPTHWISE_CONV_2D,
+        schema.BuiltinOperator.FULLY_CONNECTED,
+    }
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex].builtinCode
+            if code not in convolutions:
+                continue
+            image, kernel = (graph.tensors[i] for i in operator.inputs[:2])
+            if not image.type == kernel.type == schema.TensorType.INT8:
+                raise RuntimeError(
+                    "The converter left a convolution in float, in "
+                    f"{graph.name.decode()!r}: {image.name.decode()}. Look "
+                    "for weights or statistics that are not finite."
+                )
 
 
 # === Cascades ===
 
 
 @dataclasses.dataclass(frozen=True)
-class _NotingPoint(OperatingPoint):
-    """An operating point that notes which quantizer a tensor came from."""
+class _NotingPoint(_ExportPoint):
+    """One that also notes which quantizer a tensor came from."""
 
     origins: dict = dataclasses.field(default_factory=dict)
 
@@ -183,14 +254,14 @@ class _NotingPoint(OperatingPoint):
         return layer
 
 
-def _stages(model, num_exits) -> dict[str, Callable]:
+def _stages(model, num_exits, share_kernels) -> dict[str, Callable]:
     """Traced functions, one an exit, each from the features of the last."""
     point = _NotingPoint()
     stages = cascade_stages(model, (1.0,) * model.num_exits, point)
     specs, quantizers = [_images_of(model.resolution)], [None]
     functions = {}
     for exit, stage in enumerate(stages[:num_exits]):
-        run, quantizers = _stage(stage, point, quantizers)
+        run, quantizers = _stage(stage, point, quantizers, share_kernels)
         function = _traced(run, specs)
         outputs = function.get_concrete_function().structured_outputs
         specs = [
@@ -202,7 +273,9 @@ def _stages(model, num_exits) -> dict[str, Callable]:
     return functions
 
 
-def _stage(stage, point, quantizers) -> tuple[Callable, list]:
+def _stage(
+    stage, point, quantizers, share_kernels
+) -> tuple[Callable, list]:
     """The signature of an exit, and, once it is traced, the quantizers of its
     features.
 
@@ -210,10 +283,12 @@ def _stage(stage, point, quantizers) -> tuple[Callable, list]:
         stage: From `cascade_stages`.
         point: The `_NotingPoint`.
         quantizers: Of the tensors that the stage takes; None for none.
+        share_kernels: As for `export_litert`.
     """
     of_features = []
 
     def run(*tensors):
+        point.one[:] = _one(tensors[0], share_kernels)
         # Rounded already; but the converter has to see to what.
         tensors = [
             x if quantizer is None else point.call(quantizer, x)

@@ -123,7 +123,7 @@ def export_saved_model(
     """
     require_tensorflow("export_saved_model")
     check_model(model)
-    scheme = getattr(model, "network", model).quantization
+    scheme = model.scheme
     if isinstance(scheme, LearnedQuantization) and not scheme.packed:
         model = pack(model)
     if thresholds is not None:

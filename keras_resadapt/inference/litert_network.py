@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_resadapt.inference.point_logits import softmax
+from keras_resadapt.inference.thresholds import MOST_SURE
 from keras_resadapt.inference.thresholds import Thresholds
 
 
@@ -66,13 +67,25 @@ class LiteRTNetwork:
             raise ValueError(
                 f"`name` must be one of {self.names}. Received: name={name!r}"
             )
-        tensors = {"images": np.asarray(images, "float32")}
+        tensors = {"images": self._checked(images, name)}
         names = self.names[: self.names.index(name) + 1]
         for name in names if self.is_cascade else [name]:
-            answers = dict(self._runners[name](**tensors))
-            logits = answers.pop("logits")
-            tensors = answers
-        return logits
+            tensors = dict(self._runners[name](**tensors))
+            logits = tensors.pop("logits")
+        return logits[: len(images)]
+
+    def _checked(self, images, name) -> np.ndarray:
+        """The images of a batch, or one of zeros for none."""
+        first = "exit0" if self.is_cascade else name
+        details = self._runners[first].get_input_details()["images"]
+        shape = tuple(int(size) for size in details["shape"][1:])
+        images = np.asarray(images, "float32")
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f"`images` must have shape {(None, *shape)}. "
+                f"Received: shape {images.shape}"
+            )
+        return images if len(images) else np.zeros((1, *shape), "float32")
 
     def adaptive(
         self, images, thresholds: Thresholds | Sequence[float]
@@ -95,18 +108,17 @@ class LiteRTNetwork:
                 f"The file holds no cascade: its signatures are {self.names}."
             )
         thresholds = Thresholds.of(thresholds)
-        limits = (*thresholds.values, 0.0)
+        limits = np.array((*thresholds.values, 0.0), "float32")
         if len(limits) != len(self.names):
             raise ValueError(
                 f"`thresholds` must have {len(self.names) - 1} numbers, one "
                 "for each exit but the last. "
                 f"Received: {len(limits) - 1}"
             )
-        images = np.asarray(images, "float32")
-        probabilities = None
-        exits = np.zeros(len(images), "int32")
-        rows = np.arange(len(images))  # those that go on
-        tensors = {"images": images}
+        count = len(images)
+        tensors = {"images": self._checked(images, self.names[0])}
+        rows = np.arange(len(tensors["images"]))  # those that go on
+        probabilities, exits = None, np.zeros(len(rows), "int32")
         for exit, name in enumerate(self.names):
             if not len(rows):
                 break
@@ -115,10 +127,11 @@ class LiteRTNetwork:
                 tensors.pop("logits") / thresholds.temperatures[exit]
             )
             if probabilities is None:
-                shape = (len(images), answer.shape[1])
+                shape = (len(rows), answer.shape[1])
                 probabilities = np.zeros(shape, "float32")
             probabilities[rows], exits[rows] = answer, exit
-            unsure = answer.max(axis=1) < limits[exit]
+            confidence = np.minimum(answer.max(axis=1), MOST_SURE)
+            unsure = ~(confidence >= limits[exit])  # as NaN is
             rows = rows[unsure]
             tensors = {key: x[unsure] for key, x in tensors.items()}
-        return probabilities, exits
+        return probabilities[:count], exits[:count]

@@ -121,6 +121,11 @@ class _SymmetricPadding:
         ]
         return (batch, *spatial, self._output_channels(input_shape))
 
+    def start_weight_quantizer(self) -> None:
+        """Sets the levels of the weights for training from the first."""
+        if not self.is_packed:
+            self.weight_quantizer.start(self.output_last(self.kernel))
+
     def fit_weight_quantizer(self) -> None:
         """Fits the levels of the weights to the weights as they are."""
         self.weight_quantizer.fit(self.output_last(self.kernel))

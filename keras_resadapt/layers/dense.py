@@ -70,6 +70,10 @@ class Dense(keras.layers.Dense):
 
     is_packed = False
 
+    def start_weight_quantizer(self) -> None:
+        """Sets the levels of the weights for training from the first."""
+        self.weight_quantizer.start(self.kernel[None, None])
+
     def fit_weight_quantizer(self) -> None:
         """Fits the levels of the weights to the weights as they are."""
         self.weight_quantizer.fit(self.kernel[None, None])

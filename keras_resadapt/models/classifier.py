@@ -80,6 +80,9 @@ class Classifier(keras.Model):
         )
         if self.quantization is not None:
             check_quantized(self)
+            for layer in self._flatten_layers(include_self=False):
+                if getattr(layer, "weight_quantizer", None) is not None:
+                    layer.start_weight_quantizer()
 
     # === Inference ===
 
@@ -129,6 +132,11 @@ class Classifier(keras.Model):
 
     # === Quantization ===
 
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the network is quantized."""
+        return self.quantization
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -139,20 +147,18 @@ class Classifier(keras.Model):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self.quantization is not None:
-            store[_SCHEME] = np.frombuffer(
-                repr(self.quantization).encode(), "uint8"
-            )
+        if self.scheme is not None:
+            store[_SCHEME] = np.frombuffer(repr(self.scheme).encode(), "uint8")
 
     def load_own_variables(self, store):
         own = {name: store[name] for name in store.keys()}
         scheme = own.pop(_SCHEME, None)
         scheme = "None" if scheme is None else bytes(scheme[...]).decode()
-        if scheme != repr(self.quantization):
+        if scheme != repr(self.scheme):
             raise ValueError(
                 "The file holds the weights of a network with "
                 f"quantization={scheme}, this one has "
-                f"quantization={self.quantization!r}."
+                f"quantization={self.scheme!r}."
             )
         super().load_own_variables(own)
 
@@ -255,7 +261,7 @@ class Classifier(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
-        if getattr(self.quantization, "packed", False):
+        if getattr(self.scheme, "packed", False):
             raise ValueError(
                 f"{self.name!r} holds packed weights, which cannot be "
                 "trained: train the network that it was packed from."

@@ -50,12 +50,17 @@ class ScaleNetwork(Block):
         super().__init__(**kwargs)
         self.backbone = backbone.with_layers(layers)
         self.residual = residual
-        self.sums = [
-            layers.activation(
-                None, non_negative=backbone.non_negative, name=f"sum{i}"
-            )
-            for i in range(len(backbone.stages) if residual else 0)
-        ]
+        self.sums = []
+        for i in range(len(backbone.stages) if residual else 0):
+            if backbone.normalizes_first:
+                self.sums.append(layers.junction(name=f"sum{i}"))
+            else:
+                non_negative = backbone.non_negative
+                self.sums.append(
+                    layers.activation(
+                        None, non_negative=non_negative, name=f"sum{i}"
+                    )
+                )
 
     def build(self, input_shape):
         super().build(input_shape)

@@ -76,6 +76,10 @@ class PointCascade(Cascade):
         self.preprocessing = network.preprocessing
         self.build_from_point()
 
+    @property
+    def scheme(self):
+        return self.network.quantization
+
     def check_images(self, images) -> None:
         super().check_images(images)
         if tuple(images.shape[1:3]) != (self.resolution, self.resolution):

@@ -82,10 +82,11 @@ def calibrate_ranges(
             "`keras_resadapt.quantization.quantize`."
         )
     sizes = [model.resolution_of(point) for point in points]
-    for point in points:
-        for layer, axes in _quantizers_at(model, point):
-            for counter in layer.counters(**axes):
-                counter.assign(0)
+    counters = [
+        layer.counter(**axes)
+        for point in points
+        for layer, axes in _quantizers_at(model, point)
+    ]
     passes = [
         compile_function(
             lambda images, point=point: run_all(
@@ -94,7 +95,10 @@ def calibrate_ranges(
         )
         for point in points
     ]
-    for images in first_images(data, num_images, verbose):
+    for number, images in enumerate(first_images(data, num_images, verbose)):
+        if number == 0:  # the data is there
+            for counter in counters:
+                counter.assign(0)
         for run, size in zip(passes, sizes):
             view = keras.ops.convert_to_tensor(images_at(images, size))
             run(keras.ops.cast(view, "float32"))

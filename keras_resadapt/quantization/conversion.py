@@ -5,6 +5,7 @@ import dataclasses
 import keras
 
 from keras_resadapt.quantization.learned import LearnedQuantization
+from keras_resadapt.quantization.learned import LearnedWeights
 from keras_resadapt.quantization.learned import PackedWeights
 from keras_resadapt.quantization.quantizers import ActivationQuantizer
 from keras_resadapt.quantization.quantizers import WeightQuantizer
@@ -100,29 +101,70 @@ def pack(model: keras.Model) -> keras.Model:
             f"and only once. Received: {model.name!r} with "
             f"quantization={scheme}"
         )
-    scheme = dataclasses.replace(scheme, packed=True)
-    packed = type(model).from_config(
-        {**model.get_config(), "quantization": scheme}
-    )
-    for source, target in zip(
-        model._flatten_layers(), packed._flatten_layers(), strict=True
-    ):
-        if isinstance(target, PackedWeights):
-            continue  # with the layer that it belongs to
+    packed = _with_packing(model, True)
+    for source, target in _layer_pairs(model, packed):
         if getattr(target, "is_packed", False):
             target.weight_quantizer.pack(
                 source.output_last(source.kernel), source.weight_quantizer
             )
-        for name in ("_trainable_variables", "_non_trainable_variables"):
-            own = [v for v in getattr(target, name)]
-            others = [
-                v
-                for v in getattr(source, name)
-                if not (v.name == "kernel" and getattr(target, "is_packed", 0))
-            ]
-            for variable, value in zip(own, others, strict=True):
-                variable.assign(value)
     return packed
+
+
+def unpack(model: keras.Model) -> keras.Model:
+    """What `pack` was given, but for what rounding took from the weights.
+
+    Args:
+        model: A packed network.
+
+    Raises:
+        ValueError: A network that is not packed.
+    """
+    from keras_resadapt.models.point_cascade import PointCascade
+
+    if isinstance(model, PointCascade):
+        return _with_network(model, unpack(model.network))
+    if not getattr(model.quantization, "packed", False):
+        raise ValueError(
+            f"{model.name!r} is not packed: quantization={model.quantization}"
+        )
+    unpacked = _with_packing(model, False)
+    for source, target in _layer_pairs(model, unpacked):
+        if getattr(source, "is_packed", False):
+            target.kernel.assign(source.whole_kernel())
+            target.weight_quantizer.basis.assign(source.weight_quantizer.basis)
+    return unpacked
+
+
+def _with_packing(model, packed: bool):
+    """The network with the other kind of kernels, and its other variables."""
+    scheme = dataclasses.replace(model.quantization, packed=packed)
+    copy = type(model).from_config(
+        {**model.get_config(), "quantization": scheme}
+    )
+    for source, target in _layer_pairs(model, copy):
+        if isinstance(source, (LearnedWeights, PackedWeights)):
+            continue  # with the layer that it belongs to
+        kernels = [
+            layer.kernel
+            for layer in (source, target)
+            if getattr(layer, "weight_quantizer", None) is not None
+        ]
+        for name in ("_trainable_variables", "_non_trainable_variables"):
+            values, variables = (
+                [
+                    variable
+                    for variable in getattr(layer, name)
+                    if not any(variable is kernel for kernel in kernels)
+                ]
+                for layer in (source, target)
+            )
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+    return copy
+
+
+def _layer_pairs(model, copy):
+    return zip(model._flatten_layers(), copy._flatten_layers(), strict=True)
 
 
 def _with_network(cascade, network):

@@ -52,6 +52,16 @@ class LastValueWeights(WeightQuantizer):
         # Of a part of the kernel, `training=True` would see a part's range.
         kernel = ops.cast(kernel, "float32")
         self._quantizer(kernel, training=True, weights=tensors(self._range))
+        # A channel of zeros needs a range as well: its levels become scales.
+        for variable, value in zip(self._range.values(), (-1.0, 1.0)):
+            limit = ops.cast(variable, "float32")
+            variable.assign(ops.where(ops.equal(limit, 0.0), value, limit))
+
+    start = fit
+
+    def magnitude(self):
+        """The largest magnitude of each output channel that has a level."""
+        return ops.cast(self._range["max_var"], "float32")
 
     def rounded(self, kernel):
         limits = tensors(self._range)
@@ -76,8 +86,8 @@ class MovingRangeActivations(ActivationQuantizer):
     """TFMOT's `MovingAverageQuantizer`, one range for the tensor.
 
     Levels are 2^bits evenly spaced values, among them 0, from a minimum to a
-    maximum. Those are moving averages of the batches' own, and start at the
-    first batch's.
+    maximum. Those are moving averages of the batches' own, which at first,
+    until a thousand batches were seen, count by 1 / (batches + 1).
 
     Args:
         bits: Of an activation.
@@ -103,9 +113,13 @@ class MovingRangeActivations(ActivationQuantizer):
         return limits["min_var"], limits["max_var"]
 
     def train(self, inputs):
-        is_first = ops.equal(self.batches, 0)
+        # TFMOT's average forgets a thousandth a step: it would take that long
+        # to come down from where it starts, or to follow a residual that
+        # starts at zero.
+        batches = ops.cast(self.batches, "float32")
+        share = ops.where(batches < 1000, 1 / (batches + 1), 0.0)
         for variable, value in zip(self.state, self.estimate(inputs)):
-            variable.assign(ops.where(is_first, value, variable))
+            variable.assign(variable + share * (value - variable))
         return self._quantize(inputs, True, *self.state)
 
     def estimate(self, inputs, *state):

@@ -177,6 +177,9 @@ class LearnedWeights(WeightQuantizer):
         counts, sums = level_sums(kernel, above, (0, 1, 2))
         return outputs, least_squares(code_of_level, counts, sums)
 
+    def start(self, kernel):
+        pass  # at the paper's basis, as it was built
+
     def fit(self, kernel):
         kernel = ops.cast(kernel, "float32")
         deviation = ops.sqrt(ops.mean(ops.square(kernel), (0, 1, 2)))
@@ -279,12 +282,10 @@ class LearnedActivations(ActivationQuantizer):
         self.table = codes(bits, signed=False)
 
     def new_state(self, owner, prefix):
-        # For the positive half of a normal distribution of variance 1
-        smallest = QUARTILE * 2 / (2**self.bits - 1)
         basis = owner.add_weight(
             shape=(self.bits,),
             initializer=lambda shape, dtype: ops.cast(
-                smallest * 2.0 ** np.arange(self.bits), dtype
+                self._initial_basis(), dtype
             ),
             trainable=False,
             autocast=False,
@@ -304,15 +305,24 @@ class LearnedActivations(ActivationQuantizer):
         (basis,) = state
         return self._round_and_refit(inputs, ops.cast(basis, "float32"))[1:]
 
-    def calibrate(self, inputs, state=None, batches=None):
-        """As a training step does it; the search for the basis goes on from
-        batch to batch."""
-        state = self.state if state is None else state
-        batches = self.batches if batches is None else batches
-        (variable,) = state
-        (refitted,) = self.estimate(ops.cast(inputs, "float32"), *state)
-        variable.assign(MOMENTUM * variable + (1 - MOMENTUM) * refitted)
-        batches.assign_add(1)
+    def fitted(self, inputs, basis):
+        # From the paper's start, for inputs of this size. Of the positive
+        # half of a normal distribution the mean square is 1 / 2.
+        size = ops.sqrt(2 * ops.mean(ops.square(inputs)))
+        basis = size * self._initial_basis()
+        return (
+            ops.fori_loop(
+                0,
+                _FITTING_STEPS,
+                lambda _, basis: self._round_and_refit(inputs, basis)[1],
+                basis,
+            ),
+        )
+
+    def _initial_basis(self):
+        # For the positive half of a normal distribution of variance 1
+        powers = 2.0 ** np.arange(self.bits)
+        return (QUARTILE * 2 / (2**self.bits - 1) * powers).astype("float32")
 
     def rounded(self, inputs, *state):
         (basis,) = state

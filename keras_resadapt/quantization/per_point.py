@@ -104,6 +104,10 @@ class SwitchableQuantizer(_HasQuantizer):
         """As `ActivationQuantizer` does it."""
         self._branch(resolution).calibrate(inputs)
 
+    def counter(self, resolution):
+        """`batches` of a trained resolution's state."""
+        return self._branch(resolution).batches
+
     def counters(self, resolution) -> list:
         """The `batches` of the states that a resolution uses."""
         if resolution in self.resolutions:
@@ -188,11 +192,15 @@ class SlimmableQuantizer(PointVariables, _HasQuantizer):
         *state, batches = self.at_point(resolution, width)
         self.quantizer.calibrate(inputs, state, batches)
 
-    def counters(self, resolution, width) -> list:
-        """The `batches` of the state of a point."""
+    def counter(self, resolution, width):
+        """`batches` of the state of a point."""
         if self.is_full(resolution, width):
-            return [self.quantizer.batches]
-        return [self.at_point(resolution, width)[-1]]
+            return self.quantizer.batches
+        return self.at_point(resolution, width)[-1]
+
+    def counters(self, resolution, width) -> list:
+        """`batches` of the state of a point, in a list."""
+        return [self.counter(resolution, width)]
 
     def named_variables(self):
         count = len(self.quantizer.state)

@@ -27,7 +27,7 @@ def rounding_kernels_once():
 class WeightQuantizer(keras.layers.Layer):
     """Rounds kernels, whose last axis are the output channels.
 
-    A subclass defines `train`, `rounded` and `fit`.
+    A subclass defines `train`, `rounded`, `start` and `fit`.
 
     Call arguments:
         kernel: The part of a kernel that is used: the first of its output
@@ -62,6 +62,10 @@ class WeightQuantizer(keras.layers.Layer):
 
     def rounded(self, kernel):
         """The float32 kernel, or the first of its channels, rounded."""
+        raise NotImplementedError
+
+    def start(self, kernel) -> None:
+        """Sets the levels for training from a kernel's initial values."""
         raise NotImplementedError
 
     def fit(self, kernel) -> None:
@@ -113,6 +117,10 @@ class ActivationQuantizer(keras.layers.Layer):
         """A state that fits a batch, searched for from another state."""
         raise NotImplementedError
 
+    def fitted(self, inputs, *state) -> tuple:
+        """The state that fits a batch best."""
+        return self.estimate(inputs, *state)
+
     def rounded(self, inputs, *state):
         """The float32 inputs, rounded."""
         raise NotImplementedError
@@ -133,10 +141,14 @@ class ActivationQuantizer(keras.layers.Layer):
         state = self.state if state is None else state
         batches = self.batches if batches is None else batches
         count = ops.cast(batches, "float32")
-        estimates = self.estimate(ops.cast(inputs, "float32"), *state)
+        estimates = self.fitted(ops.cast(inputs, "float32"), *state)
         for variable, value in zip(state, estimates):
             variable.assign((variable * count + value) / (count + 1))
         batches.assign_add(1)
+
+    def counter(self):
+        """`batches`."""
+        return self.batches
 
     def counters(self) -> list:
         """`batches`, in a list."""

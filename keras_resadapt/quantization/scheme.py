@@ -122,7 +122,7 @@ def check_bits(scheme: str, allowed: Iterable[int], **bits: int) -> None:
     """Raises a `ValueError` for a number of bits that is not allowed."""
     allowed = tuple(allowed)
     for name, value in bits.items():
-        if value not in allowed or isinstance(value, bool):
+        if type(value) is not int or value not in allowed:
             raise ValueError(
                 f"`{name}` of `{scheme}` must be one of {allowed}. "
                 f"Received: {name}={value!r}"
