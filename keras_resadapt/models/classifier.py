@@ -1,5 +1,6 @@
 """What the classifiers of all families have in common."""
 
+import json
 from collections.abc import Iterable
 
 import keras
@@ -148,16 +149,20 @@ class Classifier(keras.Model):
     def save_own_variables(self, store):
         super().save_own_variables(store)
         if self.scheme is not None:
-            store[_SCHEME] = np.frombuffer(repr(self.scheme).encode(), "uint8")
+            text = json.dumps(keras.saving.serialize_keras_object(self.scheme))
+            store[_SCHEME] = np.frombuffer(text.encode(), "uint8")
 
     def load_own_variables(self, store):
         own = {name: store[name] for name in store.keys()}
         scheme = own.pop(_SCHEME, None)
-        scheme = "None" if scheme is None else bytes(scheme[...]).decode()
-        if scheme != repr(self.scheme):
+        if scheme is not None:
+            scheme = keras.saving.deserialize_keras_object(
+                json.loads(bytes(scheme[...]).decode())
+            )
+        if scheme != self.scheme:
             raise ValueError(
                 "The file holds the weights of a network with "
-                f"quantization={scheme}, this one has "
+                f"quantization={scheme!r}, this one has "
                 f"quantization={self.scheme!r}."
             )
         super().load_own_variables(own)
