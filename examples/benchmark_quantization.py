@@ -16,6 +16,7 @@ import time
 
 from absl import app
 from absl import flags
+from absl import logging
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
@@ -133,6 +134,7 @@ def benchmark_litert():
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)  # the converters say a lot
     benchmark_steps()
     benchmark_litert()
 
