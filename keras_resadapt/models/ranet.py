@@ -1,6 +1,5 @@
 """RANet: sub-networks from coarse to fine (Yang et al., CVPR 2020)."""
 
-import math
 from collections.abc import Sequence
 
 import keras
