@@ -54,7 +54,7 @@ LEARNED = training.Recipe(epochs=10, learning_rate=0.02, weight_decay=5e-5)
 
 def build_model(num_classes: int) -> keras.Model:
     """The float network, quantized, with ranges."""
-    model = keras.models.load_model(FLAGS.model)
+    model = load_float()
     if model.num_classes != num_classes:
         raise app.UsageError(
             f"--model has {model.num_classes} classes, --dataset has "
@@ -65,6 +65,11 @@ def build_model(num_classes: int) -> keras.Model:
         quantized, calibration_batches(model), None, FLAGS.calibration_images
     )
     return quantized
+
+
+def load_float() -> keras.Model:
+    """The float network, without its optimizer."""
+    return keras.models.load_model(FLAGS.model, compile=False)
 
 
 def scheme() -> quantization.Scheme:
@@ -185,15 +190,16 @@ def quantize_after_training(float_path, path, model, batches) -> None:
             qtyping.TFLOperationName[end],
             algorithm_key=recipe.AlgorithmName.NO_QUANTIZE,
         )
-    count = FLAGS.calibration_images // FLAGS.batch_size + 1
+    count = -(-FLAGS.calibration_images // FLAGS.batch_size)
     batches = list(batches.take(count))
+    # Whole batches: averaged over single pictures, the ranges of activations
+    # are those of half of them, and cut the others off.
     ranges = after.calibrate(
         {
             point.name: [
-                {"images": view[None]}
+                {"images": images_at(model, images, point)}
                 for images, _ in batches
-                for view in images_at(model, images, point)
-            ][: FLAGS.calibration_images]
+            ]
             for point in model.operating_points
         },
         num_threads=os.cpu_count(),
@@ -206,7 +212,7 @@ def quantize_after_training(float_path, path, model, batches) -> None:
 
 def report(model, sources) -> None:
     """Prints and saves what quantization cost and saved."""
-    plain = keras.models.load_model(FLAGS.model)
+    plain = load_float()
     batches = training_script.evaluation_batches(
         sources.validation, resolutions(model)
     )

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a virtual environment if none is active, installs the package with
-# what its tests need, and runs them, two files at a time. Arguments go to
+# what its tests need, and runs them, two at a time. Arguments go to
 # pytest.
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,4 +10,4 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
 fi
 python -m pip install --quiet -e '.[test]'
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist worksteal "$@"

@@ -5,17 +5,15 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from conftest import make_tiny
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run(folder, *arguments):
+def run(folder, resolutions, *arguments):
     """The folder's table; the script must succeed."""
     model = os.path.join(folder, "float.keras")
-    make_tiny(num_classes=8, resolutions=(32, 16)).save(model)
+    make_tiny(num_classes=8, resolutions=resolutions).save(model)
     output = os.path.join(folder, "out")
     result = subprocess.run(
         [
@@ -35,19 +33,19 @@ def run(folder, *arguments):
     return table, set(os.listdir(output))
 
 
-@pytest.mark.parametrize("scheme", ["int8", "2/32"])
-def test_from_a_trained_network_to_files(scheme, tmp_path):
-    table, files = run(tmp_path, f"--scheme={scheme}")
-    if scheme == "int8":
-        kinds = ["float", "float_shared", "int8", "int8_after_training"]
-        assert list(table["litert_accuracy"]) == kinds
-        assert {f"{kind}.tflite" for kind in kinds} <= files
-        assert table["bytes"]["int8"] < table["bytes"]["float"]
-        assert "accuracy_ms.png" in files
-        assert table["ms"]["int8, 2 threads"]["r16"] > 0
-        share, largest = table["litert_agreement"]["r32"]
-        assert share > 0.9 and largest < 0.1
-    else:
-        names = {"packed.weights.h5", "float.weights.h5"}
-        assert set(table["bytes"]) == names
-        assert {"packed.keras", "accuracy_cost.png"} <= files
+def test_integers(tmp_path):
+    table, files = run(tmp_path, (32, 16), "--scheme=int8")
+    kinds = ["float", "float_shared", "int8", "int8_after_training"]
+    assert list(table["litert_accuracy"]) == kinds
+    assert {f"{kind}.tflite" for kind in kinds} <= files
+    assert table["bytes"]["int8"] < table["bytes"]["float"]
+    assert "accuracy_ms.png" in files
+    assert table["ms"]["int8, 2 threads"]["r16"] > 0
+    share, largest = table["litert_agreement"]["r32"]
+    assert share > 0.9 and largest < 0.1
+
+
+def test_learned_levels(tmp_path):
+    table, files = run(tmp_path, (16,), "--scheme=2/32")
+    assert set(table["bytes"]) == {"packed.weights.h5", "float.weights.h5"}
+    assert {"packed.keras", "accuracy_cost.png"} <= files
