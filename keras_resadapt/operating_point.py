@@ -97,6 +97,10 @@ class OperatingPoint:
         """The mean and variance variables of a normalization layer, likewise."""
         return norm.statistics(**self._axes(norm))
 
+    def step(self, quantizer):
+        """The distance of an activation quantizer's levels, likewise."""
+        return quantizer.step(**self._axes(quantizer))
+
     def _axes(self, layer) -> dict[str, Any]:
         return {
             axis: self if axis == "point" else getattr(self, axis)

@@ -219,3 +219,27 @@ class TestPreprocessing:
     def test_unknown_mode(self):
         with pytest.raises(ValueError, match="`preprocessing`.*'torch'"):
             layers.Preprocessing("torch")
+
+
+def test_padded_max_pooling():
+    x = np.random.default_rng(0).uniform(0, 1, (2, 7, 8, 3)).astype("float32")
+    pool = layers.PaddedMaxPooling2D()
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 2), (0, 0)])
+    expected = np.stack(
+        [
+            np.stack(
+                [
+                    padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))
+                    for j in range(4)
+                ], axis=1,
+            )
+            for i in range(4)
+        ], axis=1,
+    )
+    np.testing.assert_array_equal(pool(x), expected)
+    spec = pool(keras.KerasTensor((None, 7, 8, 3)))
+    assert tuple(spec.shape) == (None, 4, 4, 3)
+    assert isinstance(
+        layers.PaddedMaxPooling2D.from_config(pool.get_config()),
+        layers.PaddedMaxPooling2D,
+    )

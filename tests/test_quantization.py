@@ -235,6 +235,63 @@ def test_every_family_in_int8(family):
     del expected["quantization"]
     assert str(kept) == str(expected)
     assert quantized.profile(points) == model.profile(points)
+    weighted = [
+        layer for layer in network._flatten_layers()
+        if getattr(layer, "weight_quantizer", None) is not None
+    ]
+    assert weighted and all(layer.input_step for layer in weighted)
+
+
+@pytest.mark.parametrize("point", [OperatingPoint(32), OperatingPoint(24)])
+def test_products_and_offsets_are_those_of_integers(point):
+    """A convolution, its normalization and the classifier, in NumPy."""
+    keras.utils.set_random_seed(0)
+    model = quantization.quantize(
+        randomize(make_tiny(resolutions=(32, 16))), Int8()
+    )
+    quantization.calibrate_ranges(model, batches_of(model), verbose=False)
+    rng = np.random.default_rng(0)
+    model.classifier.bias.assign(rng.normal(0, 1, 5))
+
+    def codes(x, step):
+        return np.round(np.array(x, "float64") / np.array(step, "float64"))
+
+    def weight_codes(layer, kernel):
+        step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
+        return codes(kernel, step), step
+
+    stem, block = model.backbone.stages[0][0], model.backbone.stages[1][0]
+    conv, norm = block.convs[0], block.bns[0]
+    x = rng.uniform(0, 3, (2, 4, 4, conv.kernel.shape[2])).astype("float32")
+    x = point.call(stem.act1, x)
+    step = float(point.step(stem.act1.quantizer))
+    kernel, weight_step = weight_codes(conv, np.array(conv.kernel))
+    scale, offset = (np.array(v, "float64") for v in point.affine(norm))
+    unit = step * weight_step * np.abs(scale)
+    padded = np.pad(codes(x, step), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    sums = sum(
+        padded[:, i : i + 4, j : j + 4] @ kernel[i, j]
+        for i in range(3) for j in range(3)
+    )
+    expected = unit * (np.sign(scale) * sums + np.round(offset / unit))
+    actual = layers.conv_norm(conv, norm, x, point, training=False)
+    # Without rounding, the offsets would show.
+    assert np.abs(np.round(offset / unit) * unit - offset).max() > 1e-5
+    np.testing.assert_allclose(actual, expected, atol=3e-6)
+
+    dense = model.classifier
+    x = rng.uniform(0, 1, (2, dense.kernel.shape[0])).astype("float32")
+    x = np.array(point.call(dense.input_quantizer, x))
+    step = float(point.step(dense.input_quantizer))
+    kernel, weight_step = weight_codes(dense, np.array(dense.kernel))
+    unit = step * weight_step
+    expected = unit * (
+        codes(x, step) @ kernel + np.round(np.array(dense.bias) / unit)
+    )
+    expected = np.array(
+        point.call(dense.output_quantizer, expected.astype("float32"))
+    )
+    np.testing.assert_allclose(point.call(dense, x), expected, atol=3e-6)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone
 from keras_resadapt.backbones.backbone import check_stages
 from keras_resadapt.backbones.backbone import check_stem
 from keras_resadapt.layers import Block
 from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers import PaddedMaxPooling2D
 from keras_resadapt.layers import conv_norm
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
@@ -42,14 +42,13 @@ class Stem(Block):
         )
         self.bn1 = layers.norm(name="bn1")
         self.act1 = layers.activation("relu", name="act1")
-        self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
+        self.pool = PaddedMaxPooling2D() if large else None
 
     def call(self, inputs, point, training=None):
         x = conv_norm(self.conv1, self.bn1, inputs, point, training)
         x = point.call(self.act1, x)
         if self.pool is not None:
-            # After a ReLU, padding with zeros pools as minus infinity would.
-            x = self.pool(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
+            x = point.call(self.pool, x)
         return x
 
 

@@ -21,7 +21,7 @@ class PooledConvBlock(Block):
         self.pool = keras.layers.MaxPooling2D(2)
 
     def call(self, inputs, point, training=None):
-        return self.pool(self.conv(inputs, point=point))
+        return point.call(self.pool, self.conv(inputs, point=point))
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")

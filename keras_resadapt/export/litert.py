@@ -21,6 +21,7 @@ from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.quantization import Int8
 from keras_resadapt.quantization import check_calibrated
 from keras_resadapt.quantization import unpack
+from keras_resadapt.quantization.noting_point import NotingPoint
 
 
 def export_litert(
@@ -236,27 +237,13 @@ def _check_integers(content: bytes) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _NotingPoint(_ExportPoint):
-    """One that also notes which quantizer a tensor came from."""
-
-    origins: dict = dataclasses.field(default_factory=dict)
-
-    def call(self, layer, inputs, **kwargs) -> Any:
-        outputs = super().call(layer, inputs, **kwargs)
-        if hasattr(layer, "calibrate"):
-            # With the tensor, so that its id is not used again
-            self.origins[id(outputs)] = (layer, outputs)
-        return outputs
-
-    def origin(self, tensor):
-        """The quantizer of a tensor; None for none."""
-        layer, _ = self.origins.get(id(tensor), (None, None))
-        return layer
+class _StagesPoint(NotingPoint, _ExportPoint):
+    """One that also notes which quantizer a feature came from."""
 
 
 def _stages(model, num_exits, share_kernels) -> dict[str, Callable]:
     """Traced functions, one an exit, each from the features of the last."""
-    point = _NotingPoint()
+    point = _StagesPoint()
     stages = cascade_stages(model, (1.0,) * model.num_exits, point)
     specs, quantizers = [_images_of(model.resolution)], [None]
     functions = {}
@@ -281,7 +268,7 @@ def _stage(
 
     Args:
         stage: From `cascade_stages`.
-        point: The `_NotingPoint`.
+        point: The `_StagesPoint`.
         quantizers: Of the tensors that the stage takes; None for none.
         share_kernels: As for `export_litert`.
     """

@@ -15,6 +15,7 @@ from keras_resadapt.layers.dense_block import DenseBlock
 from keras_resadapt.layers.exit_classifier import ExitClassifier
 from keras_resadapt.layers.fusion_block import FusionBlock
 from keras_resadapt.layers.high_frequency_residual import HighFrequencyResidual
+from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
 from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
 from keras_resadapt.layers.resize import resize_bilinear

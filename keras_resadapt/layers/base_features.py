@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
 from keras_resadapt.layers.block import Block
 from keras_resadapt.layers.block import LayerSet
 from keras_resadapt.layers.conv_block import ConvBlock
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
+from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
 
 
 class BaseFeatures(Block):
@@ -61,13 +61,12 @@ class BaseFeatures(Block):
                 zip(filters, shapes)
             )
         ]
-        self.pool = keras.layers.MaxPooling2D(3, 2) if large else None
+        self.pool = PaddedMaxPooling2D() if large else None
 
     def call(self, inputs, point, training=None):
         x = self.convs[0](inputs, point=point)
         if self.pool is not None:
-            # After a ReLU, padding with zeros pools as minus infinity would.
-            x = self.pool(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
+            x = point.call(self.pool, x)
         features = [x]
         for conv in self.convs[1:]:
             features.append(conv(features[-1], point=point))

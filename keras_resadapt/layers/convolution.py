@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_resadapt.layers.integer_offset import integer_offset
+
 
 def _symmetric_pad(inputs, kernel_size, dilation_rate):
     pads = [d * (k - 1) // 2 for k, d in zip(kernel_size, dilation_rate)]
@@ -39,6 +41,15 @@ def with_quantizers(config: dict) -> dict:
     }
 
 
+def adds_integers(layer, point) -> bool:
+    """Whether a layer's products are multiples of a known step."""
+    return (
+        point is not None
+        and layer.input_step is not None
+        and hasattr(layer.weight_quantizer, "step")
+    )
+
+
 class _SymmetricPadding:
     """Pads `(k - 1) // 2` on every side of a strided convolution.
 
@@ -58,7 +69,8 @@ class _SymmetricPadding:
         super().__init__(*args, **kwargs)
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
-        if input_quantizer is not None:
+        self.input_step = None  # from a point to it, known once it was called
+        if weight_quantizer is not None or input_quantizer is not None:
             self.depends_on = (*getattr(self, "depends_on", ()), "point")
         if self.data_format != "channels_last":
             raise ValueError(
@@ -92,7 +104,7 @@ class _SymmetricPadding:
         self, inputs, kernel, bias=None, scale=None, offset=None, point=None
     ):
         """`scale * convolution(inputs) + offset`, the scale folded into the
-        kernel; both are of a normalization after it."""
+        kernel; both are of a normalization after it, in inference."""
         if self.input_quantizer is not None:
             inputs = point.call(self.input_quantizer, inputs)
         if self.padding == "valid":
@@ -109,6 +121,13 @@ class _SymmetricPadding:
         outputs = self.convolution_op(inputs, kernel)
         if scale is not None and not folded:  # all points share the kernel
             outputs = outputs * scale
+        if scale is not None and adds_integers(self, point):
+            offset = integer_offset(
+                offset,
+                self.input_step(point),
+                self.weight_quantizer.step(ops.shape(scale)[-1]),
+                scale,
+            )
         if offset is not None:
             outputs = outputs + ops.cast(offset, self.compute_dtype)
         return self.activation(outputs)

@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from keras_resadapt.layers.convolution import adds_integers
 from keras_resadapt.layers.convolution import quantizer_config
 from keras_resadapt.layers.convolution import with_quantizers
+from keras_resadapt.layers.integer_offset import integer_offset
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -31,6 +33,7 @@ class Dense(keras.layers.Dense):
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
         self.output_quantizer = output_quantizer
+        self.input_step = None  # as for `Conv2D`
         if input_quantizer is not None or output_quantizer is not None:
             self.depends_on = ("point",)
 
@@ -50,7 +53,11 @@ class Dense(keras.layers.Dense):
             inputs = inputs[:, None, None]
         outputs = self.product(inputs, self.kernel)
         if self.use_bias:
-            outputs = outputs + self.bias
+            bias = self.bias
+            if not training and adds_integers(self, point):
+                step = self.weight_quantizer.step(self.units)
+                bias = integer_offset(bias, self.input_step(point), step)
+            outputs = outputs + ops.cast(bias, outputs.dtype)
         outputs = self.activation(outputs)
         if self.weight_quantizer is not None:
             outputs = ops.reshape(outputs, (-1, self.units))

@@ -1,5 +1,6 @@
 """What the classifiers of all families have in common."""
 
+import dataclasses
 import json
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ from keras_resadapt.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 from keras_resadapt.profile import profile_point
 from keras_resadapt.profile import symbolic_call
+from keras_resadapt.quantization.noting_point import NotingPoint
 from keras_resadapt.quantization.scheme import Scheme
 from keras_resadapt.quantization.scheme import check_quantized
 
@@ -75,6 +77,8 @@ class Classifier(keras.Model):
     def build_from_point(self, point: OperatingPoint) -> None:
         """Creates all variables by one symbolic pass."""
         size = self.resolution_of(point)
+        if self.quantization is not None:
+            point = NotingPoint(**dataclasses.asdict(point))
         symbolic_call(
             lambda images: self(images, point=point),
             keras.KerasTensor((1, size, size, 3)),

@@ -63,6 +63,11 @@ class LastValueWeights(WeightQuantizer):
         """The largest magnitude of each output channel that has a level."""
         return ops.cast(self._range["max_var"], "float32")
 
+    def step(self, channels):
+        """The distance of two levels in each of the first channels."""
+        step = self.magnitude() / (2 ** (self.bits - 1) - 1)
+        return first_channels(step, channels) if self.per_channel else step
+
     def rounded(self, kernel):
         limits = tensors(self._range)
         if self.per_channel:
@@ -127,6 +132,11 @@ class MovingRangeActivations(ActivationQuantizer):
             ops.minimum(ops.min(inputs), 0.0),
             ops.maximum(ops.max(inputs), 0.0),
         )
+
+    def step(self, *state):
+        """The distance of two levels, of the layer's own state by default."""
+        minimum, maximum = state or self.state
+        return (maximum - minimum) / (2**self.bits - 1)
 
     def rounded(self, inputs, *state):
         return self._quantize(inputs, False, *state)

@@ -84,17 +84,26 @@ class SwitchableQuantizer(_HasQuantizer):
     def call(self, inputs, resolution, training=None):
         if training or resolution in self.resolutions:
             return self._branch(resolution)(inputs, training=training)
+        state = self._state(resolution)
+        outputs = self.quantizer.rounded(ops.cast(inputs, "float32"), *state)
+        return ops.cast(outputs, inputs.dtype)
+
+    def _state(self, resolution) -> list:
+        if resolution in self.resolutions:
+            return self._branch(resolution).state
         upper, lower, share = neighbours(
             self.resolutions, resolution, self.extrapolate
         )
-        state = [
+        return [
             share * high + (1 - share) * low
             for high, low in zip(
                 self.branches[upper].state, self.branches[lower].state
             )
         ]
-        outputs = self.quantizer.rounded(ops.cast(inputs, "float32"), *state)
-        return ops.cast(outputs, inputs.dtype)
+
+    def step(self, resolution):
+        """The distance of the levels at a resolution."""
+        return self.quantizer.step(*self._state(resolution))
 
     def quantize_by_batch(self, inputs, resolution):
         """As `ActivationQuantizer` does it."""
@@ -169,9 +178,19 @@ class SlimmableQuantizer(PointVariables, _HasQuantizer):
             return self.quantizer(inputs, training=training)
         if training:
             return self.quantizer.quantize_by_batch(inputs)
-        *state, _ = self.at_point(resolution, width)
+        state = self._state(resolution, width)
         outputs = self.quantizer.rounded(ops.cast(inputs, "float32"), *state)
         return ops.cast(outputs, inputs.dtype)
+
+    def _state(self, resolution, width) -> list:
+        if self.is_full(resolution, width):
+            return self.quantizer.state
+        *state, _ = self.at_point(resolution, width)
+        return state
+
+    def step(self, resolution, width):
+        """The distance of the levels at a point."""
+        return self.quantizer.step(*self._state(resolution, width))
 
     def add_statistics(self, resolution, width) -> None:
         """Makes room for the state of one more point."""
