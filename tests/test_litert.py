@@ -10,6 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from conftest import make_tiny
 from conftest import make_tiny_cascade
 from conftest import randomize
+from keras_resadapt import OperatingPoint
 from keras_resadapt import export
 from keras_resadapt import inference
 from keras_resadapt import layers
@@ -188,6 +189,30 @@ def test_cascade_hands_features_on(tmp_path):
     assert nothing.shape == (0, 5) and exits.shape == (0,)
     with pytest.raises(ValueError, match="must have 2 numbers"):
         network.adaptive(images, [0.5])
+
+
+def test_widths_of_a_mutualnet(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras_resadapt.MutualMobileNetV1(
+        5, (0.5, 1.0), (32, 24), depths=(1,), filters=(16,), stem="small"
+    )
+    data = batches_of(model)
+    points = [OperatingPoint(32, 1.0), OperatingPoint(24, 0.5)]
+    inference.calibrate_batch_norm(model, data, points, verbose=False)
+    quantized = quantization.quantize(model, Int8())
+    quantization.calibrate_ranges(quantized, data, points, verbose=False)
+    path = tmp_path / "mutual.tflite"
+    export.export_litert(quantized, path, points)
+    # The stem, the depthwise and the pointwise one, the classifier
+    check_integers(path, {point.name: 4 for point in points})
+    network = LiteRTNetwork(path)
+    images = data[0][0]
+    for point in points:
+        view = layers.resize_bilinear(tf.constant(images), point.resolution)
+        np.testing.assert_allclose(
+            network.logits(view, point.name),
+            logits_of(quantized, images, point), atol=1e-5,
+        )
 
 
 def test_scales_of_next_to_nothing(tmp_path):

@@ -294,6 +294,22 @@ def test_products_and_offsets_are_those_of_integers(point):
     np.testing.assert_allclose(point.call(dense, x), expected, atol=3e-6)
 
 
+def test_gradients_pass_rounded_offsets():
+    """Also with the running statistics, as in fine-tuning with frozen ones."""
+    model = quantization.quantize(make_tiny(resolutions=(32,)), Int8())
+    quantization.calibrate_ranges(model, batches_of(model), verbose=False)
+    (point,) = model.operating_points
+    images = batches_of(model)[0][0]
+    biased = [
+        v for v in model.trainable_variables if v.name in ("beta", "bias")
+    ]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.logits(images, point)[:, 0] ** 2)
+    gradients = tape.gradient(loss, [v.value for v in biased])
+    assert len(biased) == 7
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_fit_save_and_load(scheme, tmp_path):
     keras.utils.set_random_seed(0)

@@ -182,7 +182,7 @@ class _ExportPoint(OperatingPoint):
 def _not_next_to_nothing(scale, quantizer):
     """The scale with at least a thousandth of what the largest channel has
     once its weights are multiplied by it, which int32 offsets can do with."""
-    magnitude = quantizer.magnitude()
+    magnitude = quantizer.magnitude(scale.shape[-1])
     product = tf.abs(scale) * magnitude
     least = tf.maximum(1e-3 * tf.reduce_max(product), 1e-4)
     sign = tf.where(scale < 0, -1.0, 1.0)

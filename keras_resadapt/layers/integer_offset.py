@@ -4,7 +4,8 @@ from keras import ops
 
 
 def integer_offset(offset, input_step, weight_step, scale=None):
-    """The offset of a quantized product, rounded to what integers can add.
+    """The offset of a quantized product, rounded to what integers can add;
+    gradients pass straight through.
 
     A product of integers is a multiple of the step of the inputs times the
     step of the weights (times the scale folded into them), and what is added
@@ -24,4 +25,5 @@ def integer_offset(offset, input_step, weight_step, scale=None):
     if scale is not None:
         step = step * ops.abs(ops.cast(scale, "float32"))
     rounded = ops.round(offset / ops.where(step > 0, step, 1.0)) * step
-    return ops.where(step > 0, rounded, offset)
+    rounded = ops.where(step > 0, rounded, offset)
+    return offset + ops.stop_gradient(rounded - offset)

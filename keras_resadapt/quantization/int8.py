@@ -59,14 +59,17 @@ class LastValueWeights(WeightQuantizer):
 
     start = fit
 
-    def magnitude(self):
-        """The largest magnitude of each output channel that has a level."""
-        return ops.cast(self._range["max_var"], "float32")
+    def magnitude(self, channels):
+        """The largest magnitude that has a level, of each of the first
+        output channels, or one for all."""
+        magnitude = ops.cast(self._range["max_var"], "float32")
+        if self.per_channel:
+            magnitude = first_channels(magnitude, channels)
+        return magnitude
 
     def step(self, channels):
-        """The distance of two levels in each of the first channels."""
-        step = self.magnitude() / (2 ** (self.bits - 1) - 1)
-        return first_channels(step, channels) if self.per_channel else step
+        """The distance of two levels, likewise."""
+        return self.magnitude(channels) / (2 ** (self.bits - 1) - 1)
 
     def rounded(self, kernel):
         limits = tensors(self._range)
