@@ -161,10 +161,11 @@ def test_cascade_hands_features_on(tmp_path):
 
     network = LiteRTNetwork(path)
     images = batches[0][0]
-    for point in quantized.operating_points:
+    for point, limit in zip(quantized.operating_points, (1e-6, 0.05, 0.05)):
         expected = logits_of(quantized, images, point)
         error = np.abs(network.logits(images, point.name) - expected).max()
-        assert error < 0.05 * np.abs(expected).max()
+        # Later exits change the scale of integers, which XNNPACK does roughly.
+        assert error < limit * np.abs(expected).max()
 
     everywhere = [network.logits(images, name) for name in network.names]
     confidence = [

@@ -49,6 +49,10 @@ class LayerSet:
         """What the first convolution is made of."""
         return dataclasses.replace(self, conv=self.first_conv or self.conv)
 
+    def before_join(self) -> "LayerSet":
+        """For what ends in a concatenation, which is rounded as a whole."""
+        return dataclasses.replace(self, activation=_activation)
+
     def scaled_conv(
         self, *args, ratio: float | None, **kwargs
     ) -> keras.layers.Layer:

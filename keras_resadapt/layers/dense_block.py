@@ -53,7 +53,7 @@ class BottleneckConv(Block):
             filters,
             3,
             strides,
-            layers,
+            layers.before_join(),
             kernel_initializer=kernel_initializer,
             name="conv",
         )

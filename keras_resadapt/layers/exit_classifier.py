@@ -58,7 +58,6 @@ class ExitClassifier(Block):
             )
             for i in range(2)
         ]
-        self.pool = keras.layers.AveragePooling2D(2, name="pool")
         self.dense = layers.dense(
             num_classes,
             kernel_initializer=UNIFORM_FAN_IN.clone(),
@@ -70,6 +69,8 @@ class ExitClassifier(Block):
         x = inputs
         for conv in self.convs:
             x = conv(x, point=point)
-        # For 224 pixels (or 32) one pixel is left; for larger ones the mean.
-        x = ops.mean(self.pool(x), axis=(1, 2))
+        # The mean of a 2x2 average pooling, which drops an odd row and column.
+        # For 224 pixels (or 32) there is one such pixel.
+        height, width = (size - size % 2 for size in x.shape[1:3])
+        x = ops.mean(x[:, :height, :width], axis=(1, 2))
         return ops.cast(point.call(self.dense, x), "float32")

@@ -93,7 +93,9 @@ class FusionBlock(Block):
         ]
         channels = in_channels + num_layers * growth_rate
         last_channels = math.floor(channels * compress_factor)
-        self.last = ConvBlock(last_channels, 1, 1, layers, name="last")
+        self.last = ConvBlock(
+            last_channels, 1, 1, layers.before_join(), name="last"
+        )
         self.out_channels = channels + last_channels
         self.transition = None
         if reduction is not None:
