@@ -145,7 +145,8 @@ def test_a_channel_of_zeros_keeps_a_range():
     np.testing.assert_allclose(
         quantizer(kernel, kernel, training=True), kernel, atol=1e-6
     )
-    np.testing.assert_allclose(quantizer.magnitude(), [1.0, 0.5])
+    np.testing.assert_allclose(quantizer.magnitude(2), [1.0, 0.5])
+    np.testing.assert_allclose(quantizer.magnitude(1), [1.0])
 
 
 def test_ranges_follow_a_residual_that_starts_at_zero():
@@ -420,7 +421,7 @@ def test_a_new_network_knows_the_range_of_its_weights():
     model = make_tiny(quantization=Int8())
     conv = model.backbone.stages[1][0].convs[0]
     np.testing.assert_allclose(
-        conv.weight_quantizer.magnitude(),
+        conv.weight_quantizer.magnitude(conv.filters),
         np.abs(np.array(conv.kernel)).max(axis=(0, 1, 2)), rtol=1e-6,
     )
 
