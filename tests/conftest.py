@@ -15,6 +15,13 @@ tf.config.set_logical_device_configuration(
 
 RESOLUTIONS = (32, 24, 16)
 
+# What starts whole programs; first, so that no worker is left with it alone
+LONGEST = ("test_training.py", "test_examples.py", "test_quantize_example.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 def make_tiny(num_classes=5, resolutions=RESOLUTIONS, **kwargs):
     """An RS-Net of two blocks for 16 to 32 pixels."""
