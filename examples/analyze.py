@@ -12,17 +12,13 @@ A cascade:     difficulty.png, on the demo set and with --thresholds
 
 import os
 
-from absl import app
-from absl import flags
+import keras
+import numpy as np
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import analysis
-from keras_resadapt import data
-from keras_resadapt import inference
-
-import keras
-import numpy as np
+from keras_resadapt import analysis, data, inference
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The `.keras` file.", required=True)
@@ -93,8 +89,10 @@ def main(_):
         )
         analysis.plot_exit_difficulty(
             np.concatenate(
-                [predictor.predict(images).exits
-                 for images, _ in batches(model.resolution)]
+                [
+                    predictor.predict(images).exits
+                    for images, _ in batches(model.resolution)
+                ]
             ),
             data.demo_set("validation")[2],
             picture("difficulty"),

@@ -26,13 +26,16 @@ def ask(folder: str, pictures: list[str]) -> dict[str, list[tuple[str, float]]]:
     answers = {}
     for point in points:
         size = (point["resolution"], point["resolution"])
-        pixels = tf.stack([
-            tf.image.resize(
-                tf.io.decode_image(data, 3, expand_animations=False),
-                size, antialias=True,
-            )
-            for data in encoded
-        ])
+        pixels = tf.stack(
+            [
+                tf.image.resize(
+                    tf.io.decode_image(data, 3, expand_animations=False),
+                    size,
+                    antialias=True,
+                )
+                for data in encoded
+            ]
+        )
         for names, images in (
             (point["signatures"], pixels),
             (point["encoded_signatures"], tf.stack(encoded)),
@@ -47,9 +50,7 @@ def ask(folder: str, pictures: list[str]) -> dict[str, list[tuple[str, float]]]:
                     )
                 ]
     if "adaptive_default_encoded" in model.signatures:
-        answer = model.signatures["adaptive_default_encoded"](
-            images=tf.stack(encoded)
-        )
+        answer = model.signatures["adaptive_default_encoded"](images=tf.stack(encoded))
         answers["adaptive_default_encoded"] = [
             (f"{_text(classes[0])} at exit {exit}", float(max(probabilities)))
             for classes, probabilities, exit in zip(

@@ -22,19 +22,14 @@ import statistics
 import tempfile
 import time
 
-from absl import app
-from absl import flags
-
-# Before keras: it chooses TensorFlow's convolutions.
-import keras_resadapt
-from keras_resadapt import data
-from keras_resadapt import export
-from keras_resadapt import inference
-from keras_resadapt.inference.frozen import freeze
-
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import app, flags
+
+# Before keras: it chooses TensorFlow's convolutions.
+from keras_resadapt import data, export, inference
+from keras_resadapt.inference.running.frozen import freeze
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "The `.keras` file.", required=True)
@@ -62,7 +57,10 @@ def contestants(model, thresholds, folder):
     predictor = inference.AdaptivePredictor(model, thresholds)
     path = os.path.join(folder, "1")
     export.export_saved_model(
-        model, path, thresholds=thresholds, warmup_batch_sizes=(),
+        model,
+        path,
+        thresholds=thresholds,
+        warmup_batch_sizes=(),
         freeze=FLAGS.freeze,
     )
     exported = tf.saved_model.load(path)
@@ -81,18 +79,14 @@ def contestants(model, thresholds, folder):
             signatures[last.name](images=tf.constant(images))
         ),
         "exported_all": lambda images: wait(
-            signatures["adaptive"](
-                images=tf.constant(images), thresholds=sure
-            )
+            signatures["adaptive"](images=tf.constant(images), thresholds=sure)
         ),
         "exported": lambda images: wait(
             signatures["adaptive_default"](images=tf.constant(images))
         ),
     }
     functions["exported"].keep = exported  # or its functions are collected
-    return {
-        name: functions[name] for name in FLAGS.contestants or functions
-    }
+    return {name: functions[name] for name in FLAGS.contestants or functions}
 
 
 def measure(functions, batches, rounds) -> dict[str, float]:
@@ -126,13 +120,13 @@ def main(_):
 
     held_out = inference.collect_logits(model, batches("train", 250))
     budget = FLAGS.max_madds or np.mean([held_out.madds[0], held_out.madds[-1]])
-    thresholds = inference.calibrate(
-        held_out, max_madds=budget, method="geometric"
-    )
+    thresholds = inference.calibrate(held_out, max_madds=budget, method="geometric")
     predictor = inference.AdaptivePredictor(model, thresholds)
     rows = model.profile()
-    print(f"exits {[f'{row.madds / 1e6:.1f}M' for row in rows]}, the last "
-          f"alone {rows[-1].standalone_madds / 1e6:.1f}M")
+    print(
+        f"exits {[f'{row.madds / 1e6:.1f}M' for row in rows]}, the last "
+        f"alone {rows[-1].standalone_madds / 1e6:.1f}M"
+    )
     with tempfile.TemporaryDirectory() as folder:
         functions = contestants(model, thresholds, folder)
         for batch_size in [int(b) for b in FLAGS.batch_sizes]:
@@ -141,9 +135,7 @@ def main(_):
                 images.numpy()
                 for images, _ in batches("validation", batch_size).take(count)
             ]
-            madds = np.mean(
-                [predictor.predict(x).madds.mean() for x in chosen]
-            )
+            madds = np.mean([predictor.predict(x).madds.mean() for x in chosen])
             times = measure(functions, chosen, FLAGS.rounds)
             result = {k: round(v, 3) for k, v in times.items()}
             for name, last, everything in (

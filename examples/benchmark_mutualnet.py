@@ -18,34 +18,28 @@ import subprocess
 import sys
 import time
 
-from absl import app
-from absl import flags
-
-# Before keras: it chooses TensorFlow's convolutions.
-import keras_resadapt
-from keras_resadapt import OperatingPoint
-from keras_resadapt import inference
-from keras_resadapt import layers
-from keras_resadapt import training
-from keras_resadapt.inference.frozen import freeze
-from keras_resadapt.models.sandwich import sandwich_gradients
-from keras_resadapt.operating_point import DrawnWidth
-
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import app, flags
+
+# Before keras: it chooses TensorFlow's convolutions.
+import keras_resadapt
+from keras_resadapt import OperatingPoint, inference, layers, training
+from keras_resadapt.inference.running.frozen import freeze
+from keras_resadapt.models.sandwich import sandwich_gradients
+from keras_resadapt.points.operating_point import DrawnWidth
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch_size", 16, "Pictures a step.")
 flags.DEFINE_integer("rounds", 11, "Timed steps.")
 flags.DEFINE_list(
-    "points", ["224x1", "192x0.7", "160x0.5", "128x0.25"],
+    "points",
+    ["224x1", "192x0.7", "160x0.5", "128x0.25"],
     "Resolution and width of the step's sub-networks, the full one first.",
 )
 flags.DEFINE_list("batch_sizes", ["1", "16"], "Of the narrow passes.")
-flags.DEFINE_enum(
-    "memory", None, ["sandwich", "at_once"], "Internal: measure this."
-)
+flags.DEFINE_enum("memory", None, ["sandwich", "at_once"], "Internal: measure this.")
 
 
 def points():
@@ -67,9 +61,11 @@ def stock_mobilenet(width, resolution):
         return keras.layers.ReLU(6)(x)
 
     def conv(x, filters, size, stride):
-        return norm(keras.layers.Conv2D(
-            channels(filters), size, stride, "same", use_bias=False
-        )(x))
+        return norm(
+            keras.layers.Conv2D(
+                channels(filters), size, stride, "same", use_bias=False
+            )(x)
+        )
 
     x = conv(x, 32, 3, 2)
     for i, (depth, filters) in enumerate(
@@ -77,9 +73,7 @@ def stock_mobilenet(width, resolution):
     ):
         for j in range(depth):
             stride = 2 if i and j == 0 else 1
-            x = norm(keras.layers.DepthwiseConv2D(
-                3, stride, "same", use_bias=False
-            )(x))
+            x = norm(keras.layers.DepthwiseConv2D(3, stride, "same", use_bias=False)(x))
             x = conv(x, filters, 1, 1)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(1000)(x))
@@ -95,20 +89,23 @@ def our_step():
     # The first is always the smallest, the others are drawn.
     rest = sorted(rest)
     sub_networks = [
-        (w if i == 0 else DrawnWidth(tf.Variable(w, dtype="float64")),
-         tf.Variable(r))
+        (
+            w if i == 0 else DrawnWidth(tf.Variable(w, dtype="float64")),
+            tf.Variable(r),
+        )
         for i, (w, r) in enumerate(rest)
     ]
 
     @tf.function(autograph=False)
     def step():
         loss, _, gradients = sandwich_gradients(
-            model, images, labels, None,
+            model,
+            images,
+            labels,
+            None,
             [(OperatingPoint(width=w), r) for w, r in sub_networks],
         )
-        model.optimizer.apply_gradients(
-            zip(gradients, model.trainable_variables)
-        )
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
         return loss
 
     @tf.function(autograph=False)
@@ -124,9 +121,7 @@ def our_step():
                 )
                 loss += model.divergence(full, logits)
         gradients = tape.gradient(loss, model.trainable_variables)
-        model.optimizer.apply_gradients(
-            zip(gradients, model.trainable_variables)
-        )
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
         return loss
 
     return model, step, at_once
@@ -150,15 +145,19 @@ def stock_passes():
         loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
         @tf.function(autograph=False)
-        def one(model=model, optimizer=optimizer, images=images,
-                labels=labels, loss_of=loss_of, update=i == 0):
+        def one(
+            model=model,
+            optimizer=optimizer,
+            images=images,
+            labels=labels,
+            loss_of=loss_of,
+            update=i == 0,
+        ):
             with tf.GradientTape() as tape:
                 loss = loss_of(labels, model(images, training=True))
             gradients = tape.gradient(loss, model.trainable_variables)
             if update:
-                optimizer.apply_gradients(
-                    zip(gradients, model.trainable_variables)
-                )
+                optimizer.apply_gradients(zip(gradients, model.trainable_variables))
                 return loss
             return [loss, *gradients]
 
@@ -181,9 +180,7 @@ def take_turns(contestants, rounds):
 
 
 def ratio(times, name, other):
-    return statistics.median(
-        a / b for a, b in zip(times[name], times[other])
-    )
+    return statistics.median(a / b for a, b in zip(times[name], times[other]))
 
 
 def measure_memory():
@@ -244,7 +241,10 @@ def main(_):
     for kind in ("sandwich", "at_once"):
         command = [sys.executable, *sys.argv, f"--memory={kind}"]
         result = subprocess.run(
-            command, env=os.environ, stdout=subprocess.PIPE, text=True,
+            command,
+            env=os.environ,
+            stdout=subprocess.PIPE,
+            text=True,
             check=True,
         )
         print(f"{kind}: {result.stdout.strip()}", flush=True)

@@ -14,19 +14,13 @@ import statistics
 import tempfile
 import time
 
-from absl import app
-from absl import flags
-from absl import logging
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import export
-from keras_resadapt import inference
-from keras_resadapt import quantization
-from keras_resadapt import training
-
-import numpy as np
-import tensorflow as tf
+from keras_resadapt import export, inference, quantization, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("resolutions", ["64", "48", "32"], "In pixels.")
@@ -46,8 +40,10 @@ SCHEMES = {
 
 def build(resolutions, quantized=None, **kwargs):
     return keras_resadapt.RSNet18(
-        50, [int(r) for r in resolutions],
-        filters=[int(f) for f in FLAGS.filters], quantization=quantized,
+        50,
+        [int(r) for r in resolutions],
+        filters=[int(f) for f in FLAGS.filters],
+        quantization=quantized,
         **kwargs,
     )
 
@@ -119,9 +115,7 @@ def benchmark_litert():
                 image = np.zeros((1, size, size, 3), "float32")
                 times = medians(
                     {
-                        name: lambda reader=reader: reader.logits(
-                            image, point.name
-                        )
+                        name: lambda reader=reader: reader.logits(image, point.name)
                         for name, reader in readers.items()
                     },
                     FLAGS.litert_rounds,

@@ -15,8 +15,7 @@ import subprocess
 import sys
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("resolutions", ["64", "48", "32"], "In pixels.")
@@ -27,8 +26,15 @@ flags.DEFINE_integer("steps", 3, "Steps a round.")
 flags.DEFINE_list(
     "contestants",
     [
-        "ours", "ours_bfloat16", "torch", "plain", "single", "predict",
-        "plain_predict", "pipeline", "fed",
+        "ours",
+        "ours_bfloat16",
+        "torch",
+        "plain",
+        "single",
+        "predict",
+        "plain_predict",
+        "pipeline",
+        "fed",
     ],
     "Who takes part.",
 )
@@ -72,9 +78,7 @@ def our_model(sizes, **kwargs):
     from keras_resadapt import training
 
     model = keras_resadapt.RSNet18(FLAGS.num_classes, sizes, **kwargs)
-    model.compile(
-        training.SGD(0.1, weight_decay=1e-4), metrics=["accuracy"]
-    )
+    model.compile(training.SGD(0.1, weight_decay=1e-4), metrics=["accuracy"])
     return model
 
 
@@ -84,8 +88,9 @@ def ours():
 
 
 def ours_bfloat16():
-    import keras_resadapt  # noqa: F401, before keras
     import keras
+
+    import keras_resadapt  # noqa: F401, before keras
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     return ours()
@@ -95,9 +100,7 @@ def single():
     """One step of a network of its own at each resolution, one after another,
     from pictures at the largest one: what a step over all is made of."""
     size = resolutions()[0]
-    steps = [
-        fit_step(_single_model(r, size), batch(size)) for r in resolutions()
-    ]
+    steps = [fit_step(_single_model(r, size), batch(size)) for r in resolutions()]
     return lambda: [step() for step in steps]
 
 
@@ -116,10 +119,11 @@ def _single_model(resolution, size):
 
 def plain():
     """The same step as one would write it from stock Keras parts."""
-    import keras_resadapt  # noqa: F401, before keras
     import keras
     import tensorflow as tf
     from keras import ops
+
+    import keras_resadapt  # noqa: F401, before keras
 
     sizes = resolutions()
     trunk = PlainResNet18(keras, FLAGS.num_classes, len(sizes))
@@ -129,8 +133,7 @@ def plain():
         def __init__(self):
             super().__init__()
             self.networks = [
-                trunk.network(keras.Input((r, r, 3)), i)
-                for i, r in enumerate(sizes)
+                trunk.network(keras.Input((r, r, 3)), i) for i, r in enumerate(sizes)
             ]
             self.alpha = self.add_weight(
                 shape=(len(sizes),), initializer="ones", name="alpha"
@@ -147,9 +150,7 @@ def plain():
             ]
 
         def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
-            entropy = keras.losses.SparseCategoricalCrossentropy(
-                from_logits=True
-            )
+            entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             divergence = keras.losses.KLDivergence()
             fixed = [ops.stop_gradient(z) for z in y_pred]
             weights = ops.softmax(self.alpha)
@@ -188,7 +189,10 @@ class PlainResNet18:
     def _conv(self, x, filters, kernel_size, strides, name):
         if name not in self.shared:
             self.shared[name] = self.layers.Conv2D(
-                filters, kernel_size, strides=strides, padding="same",
+                filters,
+                kernel_size,
+                strides=strides,
+                padding="same",
                 use_bias=False,
             )
         return self.shared[name](x)
@@ -249,8 +253,11 @@ def torch():
         def __init__(self, i, o, s):
             super().__init__()
             self.body = nn.Sequential(
-                conv(i, o, 3, s), SwitchableNorm(o), relu,
-                conv(o, o, 3, 1), SwitchableNorm(o),
+                conv(i, o, 3, s),
+                SwitchableNorm(o),
+                relu,
+                conv(o, o, 3, 1),
+                SwitchableNorm(o),
             )
             self.shortcut = (
                 nn.Sequential(conv(i, o, 1, s), SwitchableNorm(o))
@@ -270,12 +277,18 @@ def torch():
         ]
         channels = filters
     network = nn.Sequential(
-        conv(3, 64, 7, 2), SwitchableNorm(64), relu,
-        Each(nn.MaxPool2d(3, 2, 1)), *blocks,
-        Each(nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Linear(512, FLAGS.num_classes),
-        )),
+        conv(3, 64, 7, 2),
+        SwitchableNorm(64),
+        relu,
+        Each(nn.MaxPool2d(3, 2, 1)),
+        *blocks,
+        Each(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(512, FLAGS.num_classes),
+            )
+        ),
     )
     network.alpha = nn.Parameter(torch.ones(len(sizes)))
     optimizer = torch.optim.SGD(
@@ -288,8 +301,7 @@ def torch():
     def step():
         x = images / 255
         xs = [x] + [
-            F.interpolate(x, (r, r), mode="bilinear", antialias=True)
-            for r in sizes[1:]
+            F.interpolate(x, (r, r), mode="bilinear", antialias=True) for r in sizes[1:]
         ]
         logits = network(xs)
         loss = sum(F.cross_entropy(z, labels) for z in logits)
@@ -322,8 +334,9 @@ def predict():
 
 def plain_predict():
     """The same pass of the stock network."""
-    import keras_resadapt  # noqa: F401, before keras
     import keras
+
+    import keras_resadapt  # noqa: F401, before keras
 
     size = resolutions()[0]
     inputs = keras.Input((size, size, 3))
@@ -365,7 +378,8 @@ def _training_batches():
     rng = np.random.default_rng(0)
     pictures = [
         tf.io.encode_jpeg(
-            rng.integers(0, 256, (size // 8, size // 8, 3), "uint8").repeat(8, 0)
+            rng.integers(0, 256, (size // 8, size // 8, 3), "uint8")
+            .repeat(8, 0)
             .repeat(8, 1)
         ).numpy()
         for _ in range(1000)
@@ -407,11 +421,15 @@ class Contestant:
     def __init__(self, name):
         self.process = subprocess.Popen(
             [
-                sys.executable, __file__, f"--worker={name}",
+                sys.executable,
+                __file__,
+                f"--worker={name}",
                 *(a for a in sys.argv[1:] if not a.startswith("--contest")),
             ],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.wait_for("READY")
 
@@ -459,9 +477,13 @@ def main(_):
         )
     ratios = {}
     for a, b in (
-        ("ours", "torch"), ("ours_bfloat16", "torch"), ("ours", "plain"),
-        ("ours", "single"), ("predict", "plain_predict"),
-        ("pipeline", "ours"), ("fed", "ours"),
+        ("ours", "torch"),
+        ("ours_bfloat16", "torch"),
+        ("ours", "plain"),
+        ("ours", "single"),
+        ("predict", "plain_predict"),
+        ("pipeline", "ours"),
+        ("fed", "ours"),
     ):
         if a in times and b in times:
             ratios[f"{a}/{b}"] = statistics.median(

@@ -3,22 +3,22 @@
 import json
 import os
 
-from absl import app
-from absl import flags
-
-from keras_resadapt import analysis
-from keras_resadapt import inference
-
 import training_script
+from absl import app, flags
+
+from keras_resadapt import analysis, inference
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float(
-    "held_out", 0.1,
+    "held_out",
+    0.1,
     "Share of the training pictures on which thresholds are calibrated.",
-    lower_bound=0.001, upper_bound=0.5,
+    lower_bound=0.001,
+    upper_bound=0.5,
 )
 flags.DEFINE_float(
-    "max_madds", None,
+    "max_madds",
+    None,
     "Mean multiply-adds an image for which thresholds.json is made; by "
     "default half way between the first exit's and the last one's.",
 )
@@ -39,7 +39,8 @@ def report(model, sources) -> None:
     folder = FLAGS.output_dir
     collected = {}
     for name, source in (
-        ("held_out", sources.held_out), ("validation", sources.validation)
+        ("held_out", sources.held_out),
+        ("validation", sources.validation),
     ):
         print(f"The logits of all exits, {source.name}:")
         collected[name] = inference.collect_logits(
@@ -75,9 +76,7 @@ def report(model, sources) -> None:
             }
             for (name, madds, accuracy), ms in zip(anytime, milliseconds)
         ],
-        "budgeted": [
-            {"madds": row.madds, "accuracy": row.accuracy} for row in curve
-        ],
+        "budgeted": [{"madds": row.madds, "accuracy": row.accuracy} for row in curve],
     }
     with open(os.path.join(folder, "table.json"), "w") as file:
         json.dump(table, file, indent=1)
@@ -90,9 +89,7 @@ def report(model, sources) -> None:
     analysis.plot_exit_gallery(
         model,
         thresholds,
-        training_script.evaluation_batches(
-            sources.validation, model.resolution
-        ),
+        training_script.evaluation_batches(sources.validation, model.resolution),
         os.path.join(folder, "exits.png"),
         columns=8,
         title="Right answers, by the exit at which they left",

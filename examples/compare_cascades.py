@@ -10,14 +10,11 @@ them are enough, no network runs again.
 import json
 import os
 
-from absl import app
-from absl import flags
+import numpy as np
+from absl import app, flags
 
 import keras_resadapt  # noqa: F401, before keras
-from keras_resadapt import analysis
-from keras_resadapt import inference
-
-import numpy as np
+from keras_resadapt import analysis, inference
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", None, "Folders of finished runs.", required=True)
@@ -42,10 +39,13 @@ def main(_):
         anytime[name] = inference.anytime(test)
         rows = inference.budgeted(held_out, test, 60, FLAGS.method)
         sweeps[name] = [(row.madds, row.accuracy) for row in rows]
-        print(f"{name}: " + ", ".join(
-            f"{madds / 1e6:.1f}M {accuracy:.3f}"
-            for _, madds, accuracy in anytime[name]
-        ))
+        print(
+            f"{name}: "
+            + ", ".join(
+                f"{madds / 1e6:.1f}M {accuracy:.3f}"
+                for _, madds, accuracy in anytime[name]
+            )
+        )
 
     lowest = max(held_out.madds[0] for held_out, _ in logits.values())
     highest = min(held_out.madds[-1] for held_out, _ in logits.values())
@@ -59,12 +59,11 @@ def main(_):
     }
     print(f"\n{'budget (M)':>10}" + "".join(f"{name:>16}" for name in table))
     for number, budget in enumerate(budgets):
-        print(f"{budget / 1e6:>10.1f}" + "".join(
-            f"{rows[number].accuracy:>16.4f}" for rows in table.values()
-        ))
-    analysis.plot_accuracy_cost(
-        anytime, FLAGS.output, title=FLAGS.title, sweeps=sweeps
-    )
+        print(
+            f"{budget / 1e6:>10.1f}"
+            + "".join(f"{rows[number].accuracy:>16.4f}" for rows in table.values())
+        )
+    analysis.plot_accuracy_cost(anytime, FLAGS.output, title=FLAGS.title, sweeps=sweeps)
     with open(f"{os.path.splitext(FLAGS.output)[0]}.json", "w") as file:
         json.dump({"anytime": anytime, "budgeted": sweeps}, file, indent=1)
 

@@ -22,17 +22,12 @@ import json
 import os
 import statistics
 
-from absl import app
-from absl import flags
+import keras
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import analysis
-from keras_resadapt import data
-from keras_resadapt import quantization
-from keras_resadapt import training
-
-import keras
+from keras_resadapt import analysis, data, quantization, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", "demo", "As for train_rsnet.py.")
@@ -104,14 +99,10 @@ def train_and_evaluate(resolutions, distillation, seed, train, validation):
         area_range=(FLAGS.min_area, 1.0),
         seed=seed,
     )
-    history = model.fit(
-        batches, epochs=FLAGS.epochs, steps_per_epoch=steps, verbose=2
-    )
+    history = model.fit(batches, epochs=FLAGS.epochs, steps_per_epoch=steps, verbose=2)
     accuracies = {}
     for resolution in [int(r) for r in FLAGS.resolutions]:
-        accuracies[f"r{resolution}"] = _accuracy(
-            model, validation, resolution
-        )
+        accuracies[f"r{resolution}"] = _accuracy(model, validation, resolution)
     if len(resolutions) > 1:
         logs = model.evaluate(
             data.evaluation_batches(

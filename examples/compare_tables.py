@@ -10,15 +10,13 @@ by `--names`, and their rows are put together.
 import dataclasses
 import os
 
-from absl import app
-from absl import flags
+import numpy as np
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt  # noqa: F401
 from keras_resadapt import analysis
 from keras_resadapt.inference import QueryTable
-
-import numpy as np
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("tables", None, "The JSON files.", required=True)

@@ -9,17 +9,14 @@ is the folder to write. A server that runs takes up a higher version by itself.
 
 import os
 
+import keras
 from absl import app, flags, logging
 
-import keras_resadapt  # registers the classes for `load_model`
-import keras
 from keras_resadapt.export import export_saved_model
 from keras_resadapt.inference import Thresholds
 
 _MODEL = flags.DEFINE_string("model", None, "The `.keras` file to export.")
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "The new folder, such as served/pets/1."
-)
+_OUTPUT = flags.DEFINE_string("output", None, "The new folder, such as served/pets/1.")
 _CLASS_NAMES = flags.DEFINE_string(
     "class_names", None, "Text file with the name of a class a line."
 )

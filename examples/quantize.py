@@ -20,26 +20,17 @@ import shutil
 import statistics
 import time
 
-from absl import app
-from absl import flags
-from absl import logging
+import keras
+import numpy as np
+import training_script
+from absl import app, flags, logging
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import analysis
-from keras_resadapt import export
-from keras_resadapt import inference
-from keras_resadapt import quantization
-from keras_resadapt import training
-
-import keras
-import numpy as np
-
-import training_script
+from keras_resadapt import analysis, export, inference, quantization, training
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "The float network's .keras file.",
-                    required=True)
+flags.DEFINE_string("model", None, "The float network's .keras file.", required=True)
 flags.DEFINE_enum("scheme", "int8", ["int8", "2/32", "2/2"], "How.")
 flags.DEFINE_bool(
     "private_ranges", True, "A range an operating point, not one for all."
@@ -57,8 +48,7 @@ def build_model(num_classes: int) -> keras.Model:
     model = load_float()
     if model.num_classes != num_classes:
         raise app.UsageError(
-            f"--model has {model.num_classes} classes, --dataset has "
-            f"{num_classes}."
+            f"--model has {model.num_classes} classes, --dataset has {num_classes}."
         )
     quantized = quantization.quantize(model, scheme())
     quantization.calibrate_ranges(
@@ -77,9 +67,7 @@ def scheme() -> quantization.Scheme:
     if FLAGS.scheme == "int8":
         return quantization.Int8(private_ranges=FLAGS.private_ranges)
     bits = [int(b) for b in FLAGS.scheme.split("/")]
-    return quantization.LearnedQuantization(
-        *bits, private_ranges=FLAGS.private_ranges
-    )
+    return quantization.LearnedQuantization(*bits, private_ranges=FLAGS.private_ranges)
 
 
 def is_cascade(model) -> bool:
@@ -136,9 +124,7 @@ def agreement(one, other) -> dict[str, tuple[float, float]]:
     difference = np.abs(_softmax(one.logits) - _softmax(other.logits))
     return {
         name: (float(share), float(largest))
-        for name, share, largest in zip(
-            one.names, same, difference.max(axis=(1, 2))
-        )
+        for name, share, largest in zip(one.names, same, difference.max(axis=(1, 2)))
     }
 
 
@@ -179,9 +165,7 @@ def latencies(paths, model) -> dict:
 
 def quantize_after_training(float_path, path, model, batches) -> None:
     """Post-training quantization of a float LiteRT file."""
-    from litert_quantizer import qtyping
-    from litert_quantizer import quantizer
-    from litert_quantizer import recipe
+    from litert_quantizer import qtyping, quantizer, recipe
 
     after = quantizer.Quantizer(float_path, recipe.static_wi8_ai8())
     for end in ("INPUT", "OUTPUT"):  # in float, as in the other files
@@ -197,8 +181,7 @@ def quantize_after_training(float_path, path, model, batches) -> None:
     ranges = after.calibrate(
         {
             point.name: [
-                {"images": images_at(model, images, point)}
-                for images, _ in batches
+                {"images": images_at(model, images, point)} for images, _ in batches
             ]
             for point in model.operating_points
         },
@@ -213,16 +196,12 @@ def quantize_after_training(float_path, path, model, batches) -> None:
 def report(model, sources) -> None:
     """Prints and saves what quantization cost and saved."""
     plain = load_float()
-    batches = training_script.evaluation_batches(
-        sources.validation, resolutions(model)
-    )
+    batches = training_script.evaluation_batches(sources.validation, resolutions(model))
     columns = {"float": accuracies_of(plain, batches)}
     untrained = build_model(sources.train.num_classes)
     columns["calibrated"] = accuracies_of(untrained, batches)
     if hasattr(model, "add_statistics"):  # which training made wrong
-        train = training_script.evaluation_batches(
-            sources.train, resolutions(model)
-        )
+        train = training_script.evaluation_batches(sources.train, resolutions(model))
         points = plain.operating_points
         inference.calibrate_batch_norm(model, train, points)
         quantization.calibrate_ranges(model, train, points)
@@ -242,7 +221,9 @@ def report(model, sources) -> None:
             title=f"{plain.name}, {FLAGS.scheme} bits ({FLAGS.dataset})",
         )
     export.export_saved_model(
-        model, fresh("served", "1"), class_names=sources.train.class_names,
+        model,
+        fresh("served", "1"),
+        class_names=sources.train.class_names,
         crop_fraction=FLAGS.crop_fraction,
     )
     print(f"\n{'accuracy':18}" + "".join(f"{n:>12}" for n in columns["float"]))
@@ -266,15 +247,13 @@ def report_litert(plain, model, sources, batches) -> dict:
     timed = ["float", "float_shared", "int8"]
     if not is_cascade(plain):  # litert-quantizer wants every exit's features
         quantize_after_training(
-            paths["float"], paths["int8_after_training"], plain,
-            training_script.evaluation_batches(
-                sources.train, resolutions(plain)
-            ),
+            paths["float"],
+            paths["int8_after_training"],
+            plain,
+            training_script.evaluation_batches(sources.train, resolutions(plain)),
         )
         timed.append("int8_after_training")
-    logits = {
-        name: litert_logits(paths[name], model, batches) for name in timed
-    }
+    logits = {name: litert_logits(paths[name], model, batches) for name in timed}
     same = agreement(
         logits["int8"],
         inference.collect_logits(model, batches, verbose=False),
@@ -286,9 +265,9 @@ def report_litert(plain, model, sources, batches) -> dict:
         )
     accuracy = {name: accuracies(values) for name, values in logits.items()}
     for name, values in accuracy.items():
-        print(f"LiteRT {name:20}" + "".join(
-            f"{value:10.3f}" for value in values.values()
-        ))
+        print(
+            f"LiteRT {name:20}" + "".join(f"{value:10.3f}" for value in values.values())
+        )
     times = latencies([paths[name] for name in timed], model)
     ms = {
         f"{name}, {threads} thread{'s' if threads > 1 else ''}": {
@@ -299,9 +278,10 @@ def report_litert(plain, model, sources, batches) -> dict:
         for threads in (1, 2)
     }
     for name, values in ms.items():
-        print(f"ms an image, {name:30}" + "".join(
-            f"{value:8.2f}" for value in values.values()
-        ))
+        print(
+            f"ms an image, {name:30}"
+            + "".join(f"{value:8.2f}" for value in values.values())
+        )
     analysis.plot_accuracy_cost(
         {
             name: [

@@ -48,8 +48,7 @@ def predict_grpc(
     # Only here: importing these takes seconds.
     import grpc
     import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2
-    from tensorflow_serving.apis import prediction_service_pb2_grpc
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
@@ -97,10 +96,7 @@ def predict_rest(
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             answers = json.load(response)["predictions"]
-        return [
-            _top(answer["classes"], answer["probabilities"])
-            for answer in answers
-        ]
+        return [_top(answer["classes"], answer["probabilities"]) for answer in answers]
     except urllib.error.HTTPError as error:
         raise ServingError(
             f"{address} (HTTP {error.code}): {_reason(error)}"
@@ -109,8 +105,7 @@ def predict_rest(
         raise ServingError(f"{address}: {error or repr(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ServingError(
-            f"{address}: the answer is not one of TensorFlow Serving "
-            f"({error!r})"
+            f"{address}: the answer is not one of TensorFlow Serving ({error!r})"
         ) from error
 
 
@@ -155,12 +150,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default="serving_default",
         help="operating point, such as r160; by default the largest",
     )
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, help="seconds"
-    )
-    parser.add_argument(
-        "--images", nargs="+", required=True, help="JPEG or PNG files"
-    )
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds")
+    parser.add_argument("--images", nargs="+", required=True, help="JPEG or PNG files")
     return parser.parse_args(argv)
 
 

@@ -17,15 +17,13 @@ end, thresholds are calibrated on held-out training pictures;
 
 import functools
 
-from absl import app
-from absl import flags
+import cascade_report
+import training_script
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
 from keras_resadapt import training
-
-import cascade_report
-import training_script
 
 MODELS = {
     # For the demo set and other small pictures
@@ -44,12 +42,8 @@ MODELS = {
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "tiny", list(MODELS), "The network.")
 flags.DEFINE_list("resolutions", ["48", "24"], "High and low, in pixels.")
-flags.DEFINE_enum(
-    "preprocessing", "imagenet", ["imagenet", "unit"], "As MSNet's."
-)
-flags.DEFINE_enum(
-    "stem", None, ["small", "imagenet"], "Default: the network's own."
-)
+flags.DEFINE_enum("preprocessing", "imagenet", ["imagenet", "unit"], "As MSNet's.")
+flags.DEFINE_enum("stem", None, ["small", "imagenet"], "Default: the network's own.")
 flags.DEFINE_list("depths", None, "ResNet: blocks a stage, likewise.")
 flags.DEFINE_list("filters", None, "ResNet: channels a stage, likewise.")
 flags.DEFINE_float("alpha", None, "MobileNet: width multiplier.")

@@ -29,19 +29,13 @@ measurement also goes on with.
 import functools
 import os
 
-from absl import app
-from absl import flags
+import keras
+import training_script
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import analysis
-from keras_resadapt import data
-from keras_resadapt import inference
-from keras_resadapt import training
-
-import keras
-
-import training_script
+from keras_resadapt import analysis, data, inference, training
 
 MODELS = {
     # For the demo set and other small pictures
@@ -61,29 +55,28 @@ MODELS = {
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "tiny", list(MODELS), "The network.")
 flags.DEFINE_list(
-    "resolutions", None, "In pixels; default: 48, 32 and 16 of the tiny "
+    "resolutions",
+    None,
+    "In pixels; default: 48, 32 and 16 of the tiny "
     "network, the paper's 224, 192, 160 and 128 of the others.",
 )
 flags.DEFINE_list("train_resolutions", None, "Default: all of them.")
 flags.DEFINE_list("width_range", ["0.25", "1"], "Smallest and largest width.")
 flags.DEFINE_integer("num_random_widths", 2, "Drawn a step.", lower_bound=0)
-flags.DEFINE_enum(
-    "distillation", "kl", ["kl", "alpha"], "The sub-networks' loss."
-)
-flags.DEFINE_enum(
-    "stem", None, ["small", "imagenet"], "Default: the network's own."
-)
+flags.DEFINE_enum("distillation", "kl", ["kl", "alpha"], "The sub-networks' loss.")
+flags.DEFINE_enum("stem", None, ["small", "imagenet"], "Default: the network's own.")
 flags.DEFINE_list("depths", None, "Blocks a stage, likewise.")
 flags.DEFINE_list("filters", None, "Channels a stage, likewise.")
 flags.DEFINE_string(
-    "init_from", None, "A `.keras` file of a MutualNet to fine-tune, which "
-    "also gives all the above.",
+    "init_from",
+    None,
+    "A `.keras` file of a MutualNet to fine-tune, which also gives all the above.",
 )
-flags.DEFINE_float(
-    "width_step", 0.05, "Of the query table.", lower_bound=0.01
-)
+flags.DEFINE_float("width_step", 0.05, "Of the query table.", lower_bound=0.01)
 flags.DEFINE_integer(
-    "calibration_images", 2000, "Training pictures for the statistics.",
+    "calibration_images",
+    2000,
+    "Training pictures for the statistics.",
     lower_bound=1,
 )
 
@@ -147,9 +140,7 @@ def report(model, sources) -> None:
             os.remove(path)
     table = inference.QueryTable.measure(
         model,
-        training_script.evaluation_batches(
-            sources.validation, model.resolutions
-        ),
+        training_script.evaluation_batches(sources.validation, model.resolutions),
         FLAGS.width_step,
         path=path,
     )
@@ -170,9 +161,7 @@ def report(model, sources) -> None:
 
 def main(_):
     training_script.run(
-        training.MUTUALNET_VGG
-        if FLAGS.model == "vgg16"
-        else training.MUTUALNET,
+        training.MUTUALNET_VGG if FLAGS.model == "vgg16" else training.MUTUALNET,
         build_model,
         report,
         resolutions=lambda model: model.resolutions[0],

@@ -20,15 +20,13 @@ end, thresholds are calibrated on held-out training pictures;
 
 import functools
 
-from absl import app
-from absl import flags
+import cascade_report
+import training_script
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
 from keras_resadapt import training
-
-import cascade_report
-import training_script
 
 MODELS = {
     # For the demo set and other small pictures
@@ -76,7 +74,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "tiny", list(MODELS), "The network.")
 flags.DEFINE_integer("resolution", None, "In pixels; default: the network's.")
 flags.DEFINE_enum(
-    "preprocessing", None, ["imagenet", "unit", "cifar10", "cifar100"],
+    "preprocessing",
+    None,
+    ["imagenet", "unit", "cifar10", "cifar100"],
     "Default: the network's.",
 )
 flags.DEFINE_bool(
@@ -108,9 +108,7 @@ def build_model(num_classes: int):
 
 def main(_):
     recipe = (
-        training.RANET_IMAGENET
-        if "imagenet" in FLAGS.model
-        else training.RANET_CIFAR
+        training.RANET_IMAGENET if "imagenet" in FLAGS.model else training.RANET_CIFAR
     )
     training_script.run(
         recipe,

@@ -18,16 +18,12 @@ import functools
 import json
 import os
 
-from absl import app
-from absl import flags
+import training_script
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import analysis
-from keras_resadapt import inference
-from keras_resadapt import training
-
-import training_script
+from keras_resadapt import analysis, inference, training
 
 MODELS = {
     # For the demo set and other small pictures
@@ -51,21 +47,15 @@ flags.DEFINE_list("resolutions", ["48", "32", "16"], "In pixels.")
 flags.DEFINE_enum(
     "distillation", "full", keras_resadapt.losses.DISTILLATIONS, "As RSNet's."
 )
-flags.DEFINE_enum(
-    "preprocessing", "imagenet", ["imagenet", "unit"], "As RSNet's."
-)
-flags.DEFINE_enum(
-    "stem", None, ["small", "imagenet"], "Default: the network's own."
-)
+flags.DEFINE_enum("preprocessing", "imagenet", ["imagenet", "unit"], "As RSNet's.")
+flags.DEFINE_enum("stem", None, ["small", "imagenet"], "Default: the network's own.")
 flags.DEFINE_list("depths", None, "ResNet: blocks a stage, likewise.")
 flags.DEFINE_list("filters", None, "ResNet: channels a stage, likewise.")
 flags.DEFINE_float("alpha", None, "MobileNetV2: width multiplier.")
 flags.DEFINE_string(
     "init_from", None, "A PyTorch checkpoint (needs torch) to start from."
 )
-flags.DEFINE_bool(
-    "crop_per_resolution", False, "One crop a resolution (table 6)."
-)
+flags.DEFINE_bool("crop_per_resolution", False, "One crop a resolution (table 6).")
 
 
 def build_model(num_classes: int) -> keras_resadapt.RSNet:
@@ -88,9 +78,7 @@ def build_model(num_classes: int) -> keras_resadapt.RSNet:
 
 def report(model, sources) -> None:
     """Prints and saves the table and the plot of accuracy against cost."""
-    batches = training_script.evaluation_batches(
-        sources.validation, model.resolutions
-    )
+    batches = training_script.evaluation_batches(sources.validation, model.resolutions)
     logs = model.evaluate(batches, verbose=0, return_dict=True)
     latency = inference.measure_latency(model)
     table = [

@@ -5,20 +5,19 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
-from absl import app
-from absl import flags
+import keras
+import tensorflow as tf
+from absl import app, flags
 
 # Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import data
-from keras_resadapt import training
-
-import keras
-import tensorflow as tf
+from keras_resadapt import data, training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "output_dir", None, "Where everything goes; must not exist yet.",
+    "output_dir",
+    None,
+    "Where everything goes; must not exist yet.",
     required=True,
 )
 flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard (to install).")
@@ -30,9 +29,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
 flags.DEFINE_bool("download", False, "Download a TFDS set that is not there.")
 flags.DEFINE_bool("cache", False, "Keep the encoded pictures in memory.")
-flags.DEFINE_enum(
-    "crop", "random_resized", ["random_resized", "pad"], "Training crop."
-)
+flags.DEFINE_enum("crop", "random_resized", ["random_resized", "pad"], "Training crop.")
 flags.DEFINE_float("min_area", 0.08, "Smallest share of a random crop.")
 flags.DEFINE_bool("flip", True, "Random horizontal flips.")
 flags.DEFINE_float(
@@ -42,7 +39,8 @@ flags.DEFINE_float(
 flags.DEFINE_integer("epochs", None, "Default: the paper's recipe.")
 flags.DEFINE_integer("batch_size", 256, "Pictures a step, over all replicas.")
 flags.DEFINE_float(
-    "learning_rate", None,
+    "learning_rate",
+    None,
     "At the recipe's batch size, 256 or RANet's 64; default: the recipe's.",
 )
 flags.DEFINE_float("weight_decay", None, "Default: the recipe's.")
@@ -52,11 +50,11 @@ flags.DEFINE_enum(
 flags.DEFINE_float("warmup_epochs", 0, "Linear warm-up.")
 flags.DEFINE_float("label_smoothing", 0, "Label smoothing.")
 flags.DEFINE_float("ema", None, "Momentum of an average of the weights.")
-flags.DEFINE_integer(
-    "gradient_accumulation_steps", None, "Steps an update."
-)
+flags.DEFINE_integer("gradient_accumulation_steps", None, "Steps an update.")
 flags.DEFINE_enum(
-    "policy", "float32", ["float32", "mixed_bfloat16", "mixed_float16"],
+    "policy",
+    "float32",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
     "Precision of the computations.",
 )
 flags.DEFINE_enum("jit_compile", "auto", ["auto", "on", "off"], "XLA.")
@@ -116,9 +114,7 @@ def run(
             print(f"Resuming after epoch {epochs}.")
             if epochs >= recipe.epochs and model.optimizer.use_ema:
                 # What the end of `fit` would have done
-                model.optimizer.finalize_variable_values(
-                    model.trainable_variables
-                )
+                model.optimizer.finalize_variable_values(model.trainable_variables)
         else:
             model, epochs = build_model(sources.train.num_classes), 0
             compile_model(model, recipe, steps)
@@ -131,8 +127,13 @@ def run(
             sizes = resolutions(model)
             largest = sizes if isinstance(sizes, int) else sizes[0]
             train(
-                model, sources, recipe, epochs, steps,
-                sizes if crop_per_resolution else largest, sizes,
+                model,
+                sources,
+                recipe,
+                epochs,
+                steps,
+                sizes if crop_per_resolution else largest,
+                sizes,
                 crop_per_resolution,
             )
         model.save(os.path.join(FLAGS.output_dir, "model.keras"))
@@ -149,15 +150,20 @@ def run(
                 f"{len(broken)} pictures of {source.name} could not be "
                 f"decoded and were skipped: {', '.join(broken)}"
             )
-    print(f"\nEverything is in {FLAGS.output_dir}: "
-          f"{', '.join(sorted(os.listdir(FLAGS.output_dir)))}")
+    print(
+        f"\nEverything is in {FLAGS.output_dir}: "
+        f"{', '.join(sorted(os.listdir(FLAGS.output_dir)))}"
+    )
 
 
 def load_sources(held_out: float) -> Sources:
     """The data set that the flags name."""
     train_source, validation = (
         data.load_source(
-            FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download,
+            FLAGS.dataset,
+            split,
+            FLAGS.data_dir,
+            FLAGS.download,
             cache=FLAGS.cache,
         )
         for split in ("train", "validation")
@@ -178,9 +184,7 @@ def change(recipe: training.Recipe) -> training.Recipe:
     }
     if FLAGS.schedule == "cosine":
         changes["milestones"] = None
-    return dataclasses.replace(
-        recipe, warmup_epochs=FLAGS.warmup_epochs, **changes
-    )
+    return dataclasses.replace(recipe, warmup_epochs=FLAGS.warmup_epochs, **changes)
 
 
 def compile_model(model, recipe, steps_per_epoch: int) -> None:
@@ -192,9 +196,7 @@ def compile_model(model, recipe, steps_per_epoch: int) -> None:
         recipe.optimizer(steps_per_epoch, FLAGS.batch_size, **kwargs),
         loss=keras_resadapt.losses.CrossEntropy(FLAGS.label_smoothing),
         metrics=["accuracy"],
-        jit_compile={"auto": "auto", "on": True, "off": False}[
-            FLAGS.jit_compile
-        ],
+        jit_compile={"auto": "auto", "on": True, "off": False}[FLAGS.jit_compile],
     )
 
 
@@ -221,7 +223,13 @@ def forget_epochs(log_path: str, finished: int) -> None:
 
 
 def train(
-    model, sources, recipe, initial_epoch, steps, train_sizes, sizes,
+    model,
+    sources,
+    recipe,
+    initial_epoch,
+    steps,
+    train_sizes,
+    sizes,
     crop_per_resolution,
 ) -> None:
     """Fits, with a checkpoint and a CSV row an epoch."""
@@ -244,9 +252,7 @@ def train(
     ]
     if FLAGS.tensorboard:
         callbacks.append(
-            keras.callbacks.TensorBoard(
-                os.path.join(FLAGS.output_dir, "tensorboard")
-            )
+            keras.callbacks.TensorBoard(os.path.join(FLAGS.output_dir, "tensorboard"))
         )
     try:
         model.fit(
@@ -271,7 +277,9 @@ def train(
 def evaluation_batches(source, resolutions):
     """A source's pictures as the papers evaluate them."""
     return data.evaluation_batches(
-        source, FLAGS.batch_size, resolutions,
+        source,
+        FLAGS.batch_size,
+        resolutions,
         crop_fraction=FLAGS.crop_fraction,
     )
 

@@ -49,8 +49,7 @@ class CrossEntropy(keras.losses.Loss):
             targets = ops.where(valid[:, None], targets, float("nan"))
         if self.label_smoothing:
             targets = (
-                targets * (1 - self.label_smoothing)
-                + self.label_smoothing / classes
+                targets * (1 - self.label_smoothing) + self.label_smoothing / classes
             )
         return -ops.sum(targets * ops.log_softmax(y_pred), axis=-1)
 
@@ -86,9 +85,7 @@ class Distillation(keras.losses.Loss):
         self.temperature = temperature
 
     def call(self, y_true, y_pred):
-        teacher = ops.log_softmax(
-            ops.stop_gradient(y_true) / self.temperature
-        )
+        teacher = ops.log_softmax(ops.stop_gradient(y_true) / self.temperature)
         student = ops.log_softmax(y_pred / self.temperature)
         return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
@@ -164,7 +161,8 @@ class AlphaDivergence(keras.losses.Loss):
             # f(r) = r log r; q r is p, whatever overflows.
             p = ops.exp(log_p)
             return (
-                ops.sum(p * log_ratio, axis=-1), -ops.sum(p * log_q, axis=-1)
+                ops.sum(p * log_ratio, axis=-1),
+                -ops.sum(p * log_q, axis=-1),
             )
         # f(r) = (r^alpha - 1) / (alpha (alpha - 1))
         q = ops.exp(fixed_log_q)
@@ -225,14 +223,11 @@ def distillation_loss(
         "none": [],
         "vanilla": [(0, s) for s in range(1, count + 1)],
         "full": [(t, s) for s in range(1, count + 1) for t in range(s)],
-        "no_ensemble": [
-            (t, s) for s in range(1, count + 1) for t in range(1, s)
-        ],
+        "no_ensemble": [(t, s) for s in range(1, count + 1) for t in range(1, s)],
         "largest_only": [(1, s) for s in range(2, count + 1)],
     }[distillation]
     scale = 2 / (count + 1) if distillation in ("full", "no_ensemble") else 1.0
     divergence = Distillation()
     return scale * sum(
-        divergence(predictions[t], predictions[s], sample_weight)
-        for t, s in pairs
+        divergence(predictions[t], predictions[s], sample_weight) for t, s in pairs
     )

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +116,9 @@ def profile_cascade(
     rows = []
     for point in points or model.operating_points:
         calls = recorder.calls[: calls_until[point.exit]]
-        alone = profile_point(
-            lambda x, p: model(x, point=p), input_shape, point
-        )
+        alone = profile_point(lambda x, p: model(x, point=p), input_shape, point)
         rows.append(
-            ProfileRow(
-                point, _sum_madds(calls), _sum_params(calls), alone.madds
-            )
+            ProfileRow(point, _sum_madds(calls), _sum_params(calls), alone.madds)
         )
     return rows
 

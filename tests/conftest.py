@@ -1,10 +1,11 @@
 """Tiny networks for many tests, and two replicas to train on."""
 
+import keras
 import numpy as np
 import pytest
-import keras_resadapt  # first: it chooses TensorFlow's convolutions
-import keras
 import tensorflow as tf
+
+import keras_resadapt  # first: it chooses TensorFlow's convolutions
 
 # Two logical CPUs make a MirroredStrategy of two replicas; only possible
 # before TensorFlow touches its devices.

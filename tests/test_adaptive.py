@@ -4,14 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_tiny_cascade, randomize
 
 import keras_resadapt
-from conftest import make_tiny_cascade
-from conftest import randomize
 from keras_resadapt import inference
-from keras_resadapt.inference import AdaptivePredictor
-from keras_resadapt.inference import Thresholds
-from keras_resadapt.inference.fingerprint import model_fingerprint
+from keras_resadapt.inference import AdaptivePredictor, Thresholds
+from keras_resadapt.inference.storing.fingerprint import model_fingerprint
 from keras_resadapt.layers import resize_bilinear
 
 
@@ -25,9 +23,7 @@ def cascade():
 def images():
     """Smooth and noisy ones, bright and dark, so that confidences differ."""
     rng = np.random.default_rng(0)
-    noise = rng.normal(0, 1, (257, 32, 32, 3)) * rng.uniform(
-        1, 90, (257, 1, 1, 1)
-    )
+    noise = rng.normal(0, 1, (257, 32, 32, 3)) * rng.uniform(1, 90, (257, 1, 1, 1))
     images = rng.uniform(0, 255, (257, 1, 1, 3)) + noise
     return images.clip(0, 255).astype("float32")
 
@@ -35,9 +31,7 @@ def images():
 @pytest.fixture(scope="module")
 def collected(cascade, images):
     labels = np.arange(257) % 5
-    return inference.collect_logits(
-        cascade, [(images, labels)], verbose=False
-    )
+    return inference.collect_logits(cascade, [(images, labels)], verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +64,7 @@ def test_temperatures(cascade, images, collected, mixed):
     got = AdaptivePredictor(cascade, thresholds).predict(images)
     expected = inference.simulate(collected, thresholds)
     np.testing.assert_array_equal(got.exits, expected.exits)
-    np.testing.assert_allclose(
-        got.probabilities, expected.probabilities, rtol=1e-4
-    )
+    np.testing.assert_allclose(got.probabilities, expected.probabilities, rtol=1e-4)
 
 
 @keras.saving.register_keras_serializable("test_adaptive")
@@ -91,8 +83,15 @@ class FailsBeyondTheFirst(keras_resadapt.RANet):
 @pytest.fixture(scope="module")
 def fails_beyond_the_first():
     return FailsBeyondTheFirst(
-        5, 2, 1, 1, scale_list=(1, 2), channels=8, growth_rate=8,
-        growth_factors=(2, 1), bottleneck_factors=(2, 1),
+        5,
+        2,
+        1,
+        1,
+        scale_list=(1, 2),
+        channels=8,
+        growth_rate=8,
+        growth_factors=(2, 1),
+        bottleneck_factors=(2, 1),
     )
 
 
@@ -130,9 +129,7 @@ def test_saturated_confidences(images):
         if "classifier" in weight.path and weight.path.endswith("dense/kernel"):
             weight.assign(weight * 100)
     labels = np.arange(64) % 5
-    collected = inference.collect_logits(
-        model, [(images[:64], labels)], verbose=False
-    )
+    collected = inference.collect_logits(model, [(images[:64], labels)], verbose=False)
     assert (collected.confidence[0] > 1 - 1e-6).mean() > 0.3
     for values in ([1, 1], [1 - 1e-5, 0.5]):
         expected = inference.simulate(collected, values).exits
@@ -154,9 +151,7 @@ def test_the_fingerprint_is_of_what_was_trained(tiny):
 
 
 def test_thresholds_travel_with_the_model(cascade, collected, tmp_path):
-    thresholds = inference.calibrate(
-        collected, max_madds=np.mean(collected.madds)
-    )
+    thresholds = inference.calibrate(collected, max_madds=np.mean(collected.madds))
     thresholds.save(tmp_path / "thresholds.json")
     loaded = Thresholds.load(tmp_path / "thresholds.json")
     assert loaded == thresholds

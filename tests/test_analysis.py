@@ -3,15 +3,12 @@
 import matplotlib.image
 import numpy as np
 import pytest
-import keras_resadapt
-from keras_resadapt import OperatingPoint
-from keras_resadapt import analysis
-from keras_resadapt import inference
-from keras_resadapt.inference.batches import images_at
-from keras_resadapt.inference.batches import labelled_batches
-from keras_resadapt.layers import SwitchableBatchNormalization
-
 from conftest import RESOLUTIONS, make_tiny, randomize
+
+import keras_resadapt
+from keras_resadapt import OperatingPoint, analysis, inference
+from keras_resadapt.batches import images_at, labelled_batches
+from keras_resadapt.layers import SwitchableBatchNormalization
 
 
 @pytest.fixture
@@ -81,8 +78,11 @@ def test_accuracy_cost(picture, tmp_path):
     points = [("exit0", 1e6, 0.5), ("exit1", 5e6, 0.7)]
     sweep = [(1e6 * c, 0.5 + 0.05 * c) for c in range(1, 6)]
     analysis.plot_accuracy_cost(
-        {"ranet": points, "msdnet": points}, picture, "title",
-        sweeps={"ranet": sweep, "other": sweep}, log=True,
+        {"ranet": points, "msdnet": points},
+        picture,
+        "title",
+        sweeps={"ranet": sweep, "other": sweep},
+        log=True,
     )
     analysis.plot_accuracy_cost({}, tmp_path / "a.png", sweeps={"x": sweep})
     for curves, sweeps, message in [
@@ -92,9 +92,7 @@ def test_accuracy_cost(picture, tmp_path):
         ({}, {"a": [(1e6, float("nan"))]}, r"\[0, 1\]"),
     ]:
         with pytest.raises(ValueError, match=message):
-            analysis.plot_accuracy_cost(
-                curves, tmp_path / "b.png", sweeps=sweeps
-            )
+            analysis.plot_accuracy_cost(curves, tmp_path / "b.png", sweeps=sweeps)
 
 
 # === Agreement ===
@@ -112,21 +110,15 @@ def test_predictions_of_resolutions(tiny, data, batch):
         np.testing.assert_array_equal(classes, expected.argmax(-1))
         np.testing.assert_allclose(confidence, expected.max(-1), rtol=1e-4)
     np.testing.assert_array_equal(predictions.labels, labels)
-    np.testing.assert_array_equal(
-        predictions.correct, predictions.classes == labels
-    )
+    np.testing.assert_array_equal(predictions.correct, predictions.classes == labels)
 
 
 def test_predictions_of_exits(tiny_cascade, data, batch):
     expected = tiny_cascade(batch[0])
     points = [OperatingPoint(exit=2), OperatingPoint(exit=0)]
-    predictions = inference.collect_logits(
-        tiny_cascade, data, points, verbose=False
-    )
+    predictions = inference.collect_logits(tiny_cascade, data, points, verbose=False)
     for point, classes in zip(points, predictions.classes):
-        np.testing.assert_array_equal(
-            classes, np.argmax(expected[point.name], -1)
-        )
+        np.testing.assert_array_equal(classes, np.argmax(expected[point.name], -1))
     with pytest.raises(ValueError, match="exits from 0 to 2"):
         inference.collect_logits(
             tiny_cascade, data, [OperatingPoint(exit=3)], verbose=False
@@ -138,9 +130,7 @@ def test_predictions_refuse(tiny, batch):
     with pytest.raises(ValueError, match="Labels must be from 0 to 4"):
         inference.collect_logits(tiny, [(images, labels + 1)], verbose=False)
     with pytest.raises(ValueError, match="finite pixel values"):
-        inference.collect_logits(
-            tiny, [(images * np.nan, labels)], verbose=False
-        )
+        inference.collect_logits(tiny, [(images * np.nan, labels)], verbose=False)
     with pytest.raises(TypeError, match="Received: list"):
         inference.collect_logits([], [(images, labels)])
 
@@ -157,9 +147,7 @@ def test_precision_and_coverage():
     for t, p, c in zip(thresholds, precision, coverage):
         sure = confidence >= t
         assert c == sure.mean()
-        np.testing.assert_allclose(
-            p, correct[sure].mean() if sure.any() else np.nan
-        )
+        np.testing.assert_allclose(p, correct[sure].mean() if sure.any() else np.nan)
     assert coverage[0] == 1 and coverage[-1] == 0 and np.isnan(precision[-1])
 
 
@@ -178,7 +166,11 @@ def test_agreement(tiny, data, picture):
 def test_agreement_of_exits(tiny_cascade, data, picture, batch):
     points = OperatingPoint(exit=0), OperatingPoint(exit=1)
     result = analysis.plot_agreement(
-        tiny_cascade, data, picture, points, thresholds=[0.9, 0.1],
+        tiny_cascade,
+        data,
+        picture,
+        points,
+        thresholds=[0.9, 0.1],
         verbose=False,
     )
     assert result.names == ("exit0", "exit1")
@@ -204,24 +196,18 @@ def test_agreement_needs_two_points(data, tmp_path):
 
 
 def test_complementarity(tiny, data, picture):
-    shares = analysis.plot_complementarity(
-        tiny, data, picture, verbose=False
-    )
+    shares = analysis.plot_complementarity(tiny, data, picture, verbose=False)
     correct = inference.collect_logits(tiny, data, verbose=False).correct
     for i in range(3):
         for j in range(3):
-            np.testing.assert_allclose(
-                shares[i, j], np.mean(~correct[i] & correct[j])
-            )
+            np.testing.assert_allclose(shares[i, j], np.mean(~correct[i] & correct[j]))
 
 
 def test_resolution_table(tiny, data, picture, batch):
     images, labels = batch
     single = randomize(make_tiny(resolutions=(24,), extrapolate=True), 1)
     models = {"RS-Net": tiny, "I-24": single}
-    accuracy = analysis.plot_resolution_table(
-        models, data, picture, verbose=False
-    )
+    accuracy = analysis.plot_resolution_table(models, data, picture, verbose=False)
     assert accuracy.shape == (2, 3)
     for row, model in zip(accuracy, models.values()):
         for value, resolution in zip(row, RESOLUTIONS):
@@ -249,9 +235,7 @@ def test_exit_gallery(tiny_cascade, batch, picture):
     confidences = softmax(logits).max(-1)
     thresholds = np.median(confidences, axis=1)[:2]
     exits = np.argmax(
-        np.concatenate(
-            [confidences[:2] >= thresholds[:, None], np.ones((1, 8), bool)]
-        ),
+        np.concatenate([confidences[:2] >= thresholds[:, None], np.ones((1, 8), bool)]),
         axis=0,
     )
     rows = np.arange(8)
@@ -261,7 +245,11 @@ def test_exit_gallery(tiny_cascade, batch, picture):
 
     data = [(images[:5], labels[:5]), (images[5:], labels[5:])]
     gallery = analysis.plot_exit_gallery(
-        tiny_cascade, thresholds, iter(data), picture, columns=2,
+        tiny_cascade,
+        thresholds,
+        iter(data),
+        picture,
+        columns=2,
         verbose=False,
     )
     np.testing.assert_array_equal(gallery.exits, exits)
@@ -275,12 +263,15 @@ def test_exit_gallery(tiny_cascade, batch, picture):
 
     one = int(labels[1])
     gallery = analysis.plot_exit_gallery(
-        tiny_cascade, thresholds, data, picture, classes=[one],
-        class_names=list("abcde"), verbose=False,
+        tiny_cascade,
+        thresholds,
+        data,
+        picture,
+        classes=[one],
+        class_names=list("abcde"),
+        verbose=False,
     )
-    assert all(
-        labels[index] == one for row in gallery.shown[one] for index in row
-    )
+    assert all(labels[index] == one for row in gallery.shown[one] for index in row)
     assert any(gallery.shown[one])
 
 
@@ -290,7 +281,11 @@ def test_exit_gallery_refuses(tiny, tiny_cascade, batch, tmp_path):
 
     def plot(model=tiny_cascade, thresholds=(0.5, 0.5), **kwargs):
         analysis.plot_exit_gallery(
-            model, thresholds, [(images, labels % 3)], path, verbose=False,
+            model,
+            thresholds,
+            [(images, labels % 3)],
+            path,
+            verbose=False,
             **kwargs,
         )
 
@@ -397,9 +392,7 @@ def test_last_features_of_rsnet(tiny, batch):
         assert maps.shape[1] == point.resolution // tiny.backbone.stride
         logits = tiny.classifier(maps.mean((1, 2)))
         images = images_at(batch[0], point.resolution)
-        np.testing.assert_allclose(
-            logits, tiny.logits(images, point), atol=1e-4
-        )
+        np.testing.assert_allclose(logits, tiny.logits(images, point), atol=1e-4)
 
 
 def test_last_features_of_msnet(batch, picture):
@@ -420,7 +413,9 @@ def test_last_features_of_msnet(batch, picture):
             atol=1e-4,
         )
     spectra = analysis.plot_feature_spectrum(
-        {"ms": model, "plain": make_tiny(resolutions=(32,))}, [batch], picture,
+        {"ms": model, "plain": make_tiny(resolutions=(32,))},
+        [batch],
+        picture,
         verbose=False,
     )
     assert list(spectra) == ["ms, low, upsampled", "ms, high", "plain"]

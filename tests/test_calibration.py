@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from keras_resadapt import OperatingPoint
-from keras_resadapt import inference
-from keras_resadapt.inference import PointLogits
-from keras_resadapt.inference import anytime
-from keras_resadapt.inference import budgeted
-from keras_resadapt.inference import calibrate
-from keras_resadapt.inference import collect_logits
-from keras_resadapt.inference import simulate
+from keras_resadapt import OperatingPoint, inference
+from keras_resadapt.inference import (
+    PointLogits,
+    anytime,
+    budgeted,
+    calibrate,
+    collect_logits,
+    simulate,
+)
 
 MADDS = (100, 250, 400)
 
@@ -53,9 +54,7 @@ def test_collected_logits(tiny_cascade, batch, tmp_path):
     images, labels = batch
     data = [(images[:5], labels[:5]), (images[5:], labels[5:])]
     collected = collect_logits(tiny_cascade, data, verbose=False)
-    for logits, expected in zip(
-        collected.logits, tiny_cascade(images).values()
-    ):
+    for logits, expected in zip(collected.logits, tiny_cascade(images).values()):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(collected.labels, labels)
     assert collected.madds == tuple(r.madds for r in tiny_cascade.profile())
@@ -138,9 +137,7 @@ def test_search_finds_the_best_of_all():
     few = PointLogits(few.logits[:2], few.labels, MADDS[:2], few.names[:2])
     values = [0, *np.sort(few.confidence[0]) - 1e-6, 1]
     for budget in (110, 150, 200, 250):
-        best = max(
-            accuracy(few, [v]) for v in values if cost(few, [v]) <= budget
-        )
+        best = max(accuracy(few, [v]) for v in values if cost(few, [v]) <= budget)
         found = calibrate(few, max_madds=budget)
         assert accuracy(few, found) == best and cost(few, found) <= budget
 
@@ -179,9 +176,7 @@ def test_temperatures(held_out):
     )
     refitted = np.array(inference.fit_temperatures(scaled))
     np.testing.assert_allclose(refitted, fitted * factors, rtol=1e-3)
-    thresholds = calibrate(
-        held_out, max_madds=250, temperature_scaling=True
-    )
+    thresholds = calibrate(held_out, max_madds=250, temperature_scaling=True)
     assert thresholds.temperatures == tuple(fitted)
     # The minimum of the cross-entropy
     images = np.arange(len(held_out.labels))
@@ -205,9 +200,7 @@ def test_promise_is_kept():
     full = accuracy(everything, [1, 1])
     broken, savings = 0, []
     for seed in range(40):
-        thresholds = calibrate(
-            draw(600, seed), max_accuracy_loss=0.05, confidence=0.9
-        )
+        thresholds = calibrate(draw(600, seed), max_accuracy_loss=0.05, confidence=0.9)
         broken += full - accuracy(everything, thresholds) > 0.05
         savings.append(1 - cost(everything, thresholds) / MADDS[-1])
     # 10 % are allowed: 9 of 40 or more would be a rare accident (1.5 %).
@@ -273,9 +266,7 @@ def test_bad_data(held_out):
 def test_collecting_at_another_size(tiny_cascade):
     """The cost is that of the images that ran."""
     images, labels = np.zeros((2, 24, 24, 3)), np.array([0, 1])
-    collected = collect_logits(
-        tiny_cascade, [(images, labels)], verbose=False
-    )
+    collected = collect_logits(tiny_cascade, [(images, labels)], verbose=False)
     assert collected.madds == tuple(
         row.madds for row in tiny_cascade.profile(resolution=24)
     )
@@ -288,12 +279,11 @@ def test_collecting_at_another_size(tiny_cascade):
         with pytest.raises(ValueError, match=match):
             collect_logits(tiny_cascade, data, verbose=False)
     for point in (
-        OperatingPoint(exit=0, resolution=16), OperatingPoint(resolution=32)
+        OperatingPoint(exit=0, resolution=16),
+        OperatingPoint(resolution=32),
     ):
         with pytest.raises(ValueError, match="must be exits from 0 to 2"):
-            collect_logits(
-                tiny_cascade, [(images, labels)], [point], verbose=False
-            )
+            collect_logits(tiny_cascade, [(images, labels)], [point], verbose=False)
 
 
 def _rest(collected):

@@ -4,15 +4,14 @@ import subprocess
 import sys
 
 import keras
-import keras_resadapt
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_tiny_cascade
-from conftest import randomize
+from conftest import make_tiny_cascade, randomize
 from keras import ops
-from keras_resadapt import OperatingPoint
-from keras_resadapt import training
+
+import keras_resadapt
+from keras_resadapt import OperatingPoint, training
 from keras_resadapt.models.cascade import scale_gradient
 
 
@@ -114,18 +113,17 @@ def test_other_sizes(model, size):
     images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3))
     logits = model(images.astype("float32"))
     assert logits["exit2"].shape == (2, 5)
-    assert model.profile(
-        [OperatingPoint(exit=0)], resolution=size
-    )[0].madds > model.profile([OperatingPoint(exit=0)])[0].madds
+    assert (
+        model.profile([OperatingPoint(exit=0)], resolution=size)[0].madds
+        > model.profile([OperatingPoint(exit=0)])[0].madds
+    )
 
 
 def test_too_small_images_and_missing_exits(model):
     with pytest.raises(ValueError, match="at least 9 pixels"):
         model(np.zeros((1, 8, 8, 3), "float32"))
     with pytest.raises(ValueError, match="from 0 to 2"):
-        model.logits(
-            np.zeros((1, 32, 32, 3), "float32"), OperatingPoint(exit=3)
-        )
+        model.logits(np.zeros((1, 32, 32, 3), "float32"), OperatingPoint(exit=3))
 
 
 # === Keras ===
@@ -208,9 +206,7 @@ def test_distillation_from_the_last_exit(batch):
         student = softmax(logits[name] / 3.0)
         kl = (teacher * np.log(teacher / student)).sum(-1).mean()
         ce = -np.log(softmax(logits[name])[np.arange(8), labels]).mean()
-        np.testing.assert_allclose(
-            terms[name], 0.75 * ce + 0.25 * 9 * kl, rtol=1e-5
-        )
+        np.testing.assert_allclose(terms[name], 0.75 * ce + 0.25 * 9 * kl, rtol=1e-5)
     gradients = tape.gradient(distilled, logits)
     assert gradients["exit0"] is not None
     assert gradients["exit2"] is None  # the teacher is not taught
@@ -238,16 +234,12 @@ def test_gradient_equilibrium(batch):
         first = model.base_features.convs[0].conv.kernel
         second = model.sub_networks[0][1].convs[0].conv.conv.kernel
         classifier = model.classifiers[2].dense.kernel
-        return tape.gradient(
-            loss, [v.value for v in (first, second, classifier)]
-        )
+        return tape.gradient(loss, [v.value for v in (first, second, classifier)])
 
     for term, second_share in (("exit1", 1 / 2), ("exit2", 1 / 2)):
         plain = gradients(False, lambda terms: terms[term])
         balanced = gradients(True, lambda terms: terms[term])
-        np.testing.assert_allclose(
-            balanced[0], plain[0] / 3, atol=1e-6, rtol=1e-3
-        )
+        np.testing.assert_allclose(balanced[0], plain[0] / 3, atol=1e-6, rtol=1e-3)
         np.testing.assert_allclose(
             balanced[1], plain[1] * second_share, atol=1e-6, rtol=1e-3
         )
@@ -259,12 +251,8 @@ def test_gradient_equilibrium(batch):
 def test_every_variable_learns(model, batch):
     images, labels = batch
     with tf.GradientTape() as tape:
-        loss = sum(
-            model.loss_terms(labels, model(images, training=True)).values()
-        )
-    gradients = tape.gradient(
-        loss, [v.value for v in model.trainable_variables]
-    )
+        loss = sum(model.loss_terms(labels, model(images, training=True)).values())
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
     assert all(g is not None for g in gradients)
 
 
@@ -330,14 +318,23 @@ def test_msdnet_says_what_is_wrong(arguments, message):
 def test_growing_blocks():
     """`lg` and `lin_grow`, the authors' other configurations."""
     model = keras_resadapt.RANet(
-        4, step=1, step_mode="lg", scale_list=(1, 2), growth_factors=(2, 1),
+        4,
+        step=1,
+        step_mode="lg",
+        scale_list=(1, 2),
+        growth_factors=(2, 1),
         bottleneck_factors=(2, 1),
     )
     depths = [[len(b.convs) for b in flow] for flow in model.sub_networks]
     assert depths == [[1, 2], [1, 2, 3, 4]]
     model = keras_resadapt.MSDNet(
-        4, num_blocks=3, base=1, step=1, step_mode="lin_grow",
-        growth_factors=(1, 2), bottleneck_factors=(1, 2),
+        4,
+        num_blocks=3,
+        base=1,
+        step=1,
+        step_mode="lin_grow",
+        growth_factors=(1, 2),
+        bottleneck_factors=(1, 2),
     )
     assert model._depths() == [1, 2, 3]
 

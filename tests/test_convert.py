@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from conftest import make_tiny
-from conftest import randomize
+from conftest import make_tiny, randomize
 
 import keras_resadapt
 from keras_resadapt import quantization
-from keras_resadapt.convert import load_pytorch_state_dict
-from keras_resadapt.convert import rsnet
+from keras_resadapt.convert import load_pytorch_state_dict, rsnet
 
 
 def state_dict_of(model, private=True):
@@ -46,13 +44,14 @@ def test_a_plain_network_starts_every_resolution(backbone):
         model = make_tiny()
         keys = {"layer2.0.downsample.1.running_var", "fc.bias", "conv1.weight"}
     else:
-        model = keras_resadapt.RSMobileNetV2(
-            5, (64, 32), alpha=0.25, stem="small"
-        )
+        model = keras_resadapt.RSMobileNetV2(5, (64, 32), alpha=0.25, stem="small")
         keys = {
-            "features.1.conv.0.0.weight", "features.1.conv.2.weight",
-            "features.2.conv.1.1.running_mean", "features.2.conv.3.bias",
-            "features.18.0.weight", "classifier.1.bias",
+            "features.1.conv.0.0.weight",
+            "features.1.conv.2.weight",
+            "features.2.conv.1.1.running_mean",
+            "features.2.conv.3.bias",
+            "features.18.0.weight",
+            "classifier.1.bias",
         }
     checkpoint = state_dict_of(randomize(model), private=False)
     assert keys <= set(checkpoint)
@@ -61,9 +60,7 @@ def test_a_plain_network_starts_every_resolution(backbone):
     bn = bn.bns[0] if backbone == "resnet" else bn.depthwise_bn
     for branch in bn.branches[1:]:
         np.testing.assert_array_equal(branch.gamma, bn.branches[0].gamma)
-        np.testing.assert_array_equal(
-            branch.moving_mean, bn.branches[0].moving_mean
-        )
+        np.testing.assert_array_equal(branch.moving_mean, bn.branches[0].moving_mean)
 
 
 def test_every_problem_is_named_and_nothing_changed(tiny):
@@ -117,7 +114,8 @@ def test_a_quantized_network_fits_its_levels_to_the_checkpoint():
     rng = np.random.default_rng(0)
     checkpoint = {
         key: 0.1 * rng.normal(size=value.shape).astype("f")
-        if value.ndim == 4 else value
+        if value.ndim == 4
+        else value
         for key, value in state_dict_of(make_tiny()).items()
     }
     expected = make_tiny()

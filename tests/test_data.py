@@ -17,7 +17,12 @@ from keras_resadapt.data import (
     preprocess_encoded,
     training_batches,
 )
-from keras_resadapt.data.augmentation import UNIFORMS, crop_picture, random_resized_box, resize
+from keras_resadapt.data.augmentation import (
+    UNIFORMS,
+    crop_picture,
+    random_resized_box,
+    resize,
+)
 
 SHARED_TFDS = pathlib.Path(__file__).parents[1] / ".." / "shared" / "tfds"
 
@@ -32,7 +37,9 @@ def encode(array, kind="PNG", mode="RGB"):
 def smooth_picture(height, width, seed=0):
     """Without fine detail, so that JPEG and two resizing programs agree closely."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    )
 
 
 @pytest.fixture
@@ -47,17 +54,24 @@ def folder(tmp_path):
                 number += 1
                 picture = smooth_picture(40 + number, 50, seed=number)
                 if i % 3 == 0:
-                    (root / split / name / f"{i}.jpg").write_bytes(encode(picture, "JPEG"))
+                    (root / split / name / f"{i}.jpg").write_bytes(
+                        encode(picture, "JPEG")
+                    )
                 elif i % 3 == 1:
                     (root / split / name / f"{i}.PNG").write_bytes(encode(picture))
                 else:
-                    (root / split / name / f"{i}.png").write_bytes(encode(picture, mode="L"))
+                    (root / split / name / f"{i}.png").write_bytes(
+                        encode(picture, mode="L")
+                    )
     return root
 
 
 def numbered_source(count=40, size=8):
     """Picture i is filled with the value i, and so is its label."""
-    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, size, size, 3)).copy()
+    images = np.broadcast_to(
+        np.arange(count, dtype=np.uint8)[:, None, None, None],
+        (count, size, size, 3),
+    ).copy()
     return ImageSource(
         name="numbers",
         records=tf.data.Dataset.from_tensor_slices(
@@ -87,16 +101,22 @@ def assert_equal_batches(first, second):
 def test_crop_area_is_uniform_and_aspect_log_uniform():
     uniforms = np.random.default_rng(0).random((20_000, UNIFORMS), np.float32)
     # With square boxes all areas fit, so that nothing is drawn again.
-    top, left, height, width = random_resized_box(500, 500, uniforms, (0.08, 1.0), (1.0, 1.0)).numpy().T
+    top, left, height, width = (
+        random_resized_box(500, 500, uniforms, (0.08, 1.0), (1.0, 1.0)).numpy().T
+    )
     area = height * width / 500**2
     assert np.all(height == width)
     assert area.min() >= 0.0795 and area.max() <= 1
     np.testing.assert_allclose(area.mean(), 0.54, atol=0.01)  # appendix E of the paper
-    np.testing.assert_allclose(np.quantile(area, [0.25, 0.5, 0.75]), [0.31, 0.54, 0.77], atol=0.015)
+    np.testing.assert_allclose(
+        np.quantile(area, [0.25, 0.5, 0.75]), [0.31, 0.54, 0.77], atol=0.015
+    )
     for start, extent in ((top, height), (left, width)):
         room = 500 - extent
         assert np.all((start >= 0) & (start <= room))
-        np.testing.assert_allclose((start[room > 20] / room[room > 20]).mean(), 0.5, atol=0.01)
+        np.testing.assert_allclose(
+            (start[room > 20] / room[room > 20]).mean(), 0.5, atol=0.01
+        )
 
     _, _, height, width = random_resized_box(500, 500, uniforms, (0.1, 0.4)).numpy().T
     aspect = width / height
@@ -129,10 +149,14 @@ def test_fused_crop_equals_slice_of_the_decoded_picture():
 def test_resize_equals_pillow_when_it_shrinks_and_when_it_grows(shape):
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     channels = [
-        Image.fromarray(picture[..., c].astype(np.float32)).resize((24, 24), Image.Resampling.BILINEAR)
+        Image.fromarray(picture[..., c].astype(np.float32)).resize(
+            (24, 24), Image.Resampling.BILINEAR
+        )
         for c in range(3)
     ]
-    np.testing.assert_allclose(resize(tf.constant(picture), 24, 24), np.stack(channels, -1), atol=0.02)
+    np.testing.assert_allclose(
+        resize(tf.constant(picture), 24, 24), np.stack(channels, -1), atol=0.02
+    )
 
 
 def test_random_resized_crop_shows_a_part_of_the_right_size():
@@ -140,9 +164,20 @@ def test_random_resized_crop_shows_a_part_of_the_right_size():
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3))
     images = np.repeat(ramp[None], 32, axis=0)
     source = numbered_source(32, 200)
-    source.records = tf.data.Dataset.from_tensor_slices((images, np.zeros(32, np.int64), ["x"] * 32))
+    source.records = tf.data.Dataset.from_tensor_slices(
+        (images, np.zeros(32, np.int64), ["x"] * 32)
+    )
     ((batch, _),) = take(
-        training_batches(source, 32, 64, area_range=(0.25, 0.25), aspect_range=(1, 1), flip=False, seed=0), 1
+        training_batches(
+            source,
+            32,
+            64,
+            area_range=(0.25, 0.25),
+            aspect_range=(1, 1),
+            flip=False,
+            seed=0,
+        ),
+        1,
     )
     spread = batch[:, 0, -1, 0] - batch[:, 0, 0, 0]
     np.testing.assert_allclose(spread, 100 * 63 / 64, atol=1)
@@ -152,13 +187,21 @@ def test_random_resized_crop_shows_a_part_of_the_right_size():
 def test_pad_crop_is_a_shifted_window_of_the_padded_picture():
     images = np.random.default_rng(0).integers(1, 256, (16, 8, 8, 3), np.uint8)
     source = numbered_source(16)
-    source.records = tf.data.Dataset.from_tensor_slices((images, np.arange(16), ["x"] * 16))
+    source.records = tf.data.Dataset.from_tensor_slices(
+        (images, np.arange(16), ["x"] * 16)
+    )
     shifts = set()
-    for batch, labels in take(training_batches(source, 16, 8, crop="pad", padding=2, flip=False, seed=4), 8):
+    for batch, labels in take(
+        training_batches(source, 16, 8, crop="pad", padding=2, flip=False, seed=4),
+        8,
+    ):
         for view, label in zip(batch, labels):
             padded = np.pad(images[label], ((2, 2), (2, 2), (0, 0)))
             windows = {
-                (y, x) for y in range(5) for x in range(5) if np.array_equal(padded[y : y + 8, x : x + 8], view)
+                (y, x)
+                for y in range(5)
+                for x in range(5)
+                if np.array_equal(padded[y : y + 8, x : x + 8], view)
             }
             assert len(windows) == 1
             shifts |= windows
@@ -167,7 +210,10 @@ def test_pad_crop_is_a_shifted_window_of_the_padded_picture():
 
 def test_pad_crop_resizes_the_short_side_of_other_sizes(folder):
     source = load_source(folder, "train")
-    ((batch, labels),) = take(training_batches(source, 18, 16, crop="pad", padding=0, flip=False, seed=0), 1)
+    ((batch, labels),) = take(
+        training_batches(source, 18, 16, crop="pad", padding=0, flip=False, seed=0),
+        1,
+    )
     assert batch.shape == (18, 16, 16, 3) and batch.max() <= 255.0
     assert np.all(batch.mean((1, 2, 3)) > 20)  # no padding in view
 
@@ -176,10 +222,15 @@ def test_flip_in_half_of_the_cases_only_when_asked():
     half = np.zeros((8, 8, 3), np.uint8)
     half[:, :4] = 200
     source = numbered_source(64)
-    source.records = tf.data.Dataset.from_tensor_slices((np.repeat(half[None], 64, 0), np.arange(64), ["x"] * 64))
+    source.records = tf.data.Dataset.from_tensor_slices(
+        (np.repeat(half[None], 64, 0), np.arange(64), ["x"] * 64)
+    )
 
     def flipped(flip):
-        batches = take(training_batches(source, 64, 8, crop="pad", padding=0, flip=flip, seed=0), 8)
+        batches = take(
+            training_batches(source, 64, 8, crop="pad", padding=0, flip=flip, seed=0),
+            8,
+        )
         return np.mean([batch[:, 0, 0, 0] == 0 for batch, _ in batches])
 
     assert flipped(False) == 0
@@ -189,16 +240,36 @@ def test_flip_in_half_of_the_cases_only_when_asked():
 def test_single_crop_or_a_crop_per_resolution():
     source = demo_source("train", 64, size=32)
     ((images, labels),) = take(training_batches(source, 64, (32, 24, 16), seed=0), 1)
-    assert images.shape == (64, 32, 32, 3) and images.dtype == np.float32 and labels.dtype == np.int64
+    assert (
+        images.shape == (64, 32, 32, 3)
+        and images.dtype == np.float32
+        and labels.dtype == np.int64
+    )
     assert 0 <= images.min() and images.max() <= 255
 
-    ((crops, _),) = take(training_batches(source, 64, (32, 32, 16), crop_per_resolution=True, seed=0), 1)
-    assert [crop.shape for crop in crops] == [(64, 32, 32, 3), (64, 32, 32, 3), (64, 16, 16, 3)]
-    assert np.abs(crops[0] - crops[1]).mean((1, 2, 3)).min() > 0  # another crop of every picture
+    ((crops, _),) = take(
+        training_batches(source, 64, (32, 32, 16), crop_per_resolution=True, seed=0),
+        1,
+    )
+    assert [crop.shape for crop in crops] == [
+        (64, 32, 32, 3),
+        (64, 32, 32, 3),
+        (64, 16, 16, 3),
+    ]
+    assert (
+        np.abs(crops[0] - crops[1]).mean((1, 2, 3)).min() > 0
+    )  # another crop of every picture
 
-    ((single, _),) = take(training_batches(source, 64, 32, crop_per_resolution=True, seed=0), 1)
+    ((single, _),) = take(
+        training_batches(source, 64, 32, crop_per_resolution=True, seed=0), 1
+    )
     assert single.shape == (64, 32, 32, 3)
-    ((padded, _),) = take(training_batches(source, 64, (32, 16), crop="pad", crop_per_resolution=True, seed=0), 1)
+    ((padded, _),) = take(
+        training_batches(
+            source, 64, (32, 16), crop="pad", crop_per_resolution=True, seed=0
+        ),
+        1,
+    )
     assert [crop.shape for crop in padded] == [(64, 32, 32, 3), (64, 16, 16, 3)]
 
 
@@ -206,8 +277,13 @@ def test_single_crop_or_a_crop_per_resolution():
 
 
 def test_an_epoch_has_every_picture_once_in_an_order_of_its_own():
-    batches = take(training_batches(numbered_source(), 8, 8, crop="pad", padding=0, seed=0), 10)
-    epochs = [np.concatenate([labels for _, labels in batches[i : i + 5]]) for i in (0, 5)]
+    batches = take(
+        training_batches(numbered_source(), 8, 8, crop="pad", padding=0, seed=0),
+        10,
+    )
+    epochs = [
+        np.concatenate([labels for _, labels in batches[i : i + 5]]) for i in (0, 5)
+    ]
     assert all(np.array_equal(np.sort(labels), np.arange(40)) for labels in epochs)
     assert not np.array_equal(*epochs) and not np.array_equal(epochs[0], np.arange(40))
     for images, labels in batches:  # pictures stay with their labels
@@ -227,13 +303,18 @@ def test_same_seed_same_batches_whatever_the_global_seed():
 
 
 @pytest.mark.parametrize("drop_remainder", [True, False])
-def test_starting_at_an_epoch_gives_what_an_uninterrupted_run_sees(drop_remainder):
+def test_starting_at_an_epoch_gives_what_an_uninterrupted_run_sees(
+    drop_remainder,
+):
     source = demo_source("train", 50, size=32)
     arguments = dict(seed=5, drop_remainder=drop_remainder)
     steps = source.steps_per_epoch(16, drop_remainder)
     assert steps == (3 if drop_remainder else 4)
     run = take(training_batches(source, 16, 24, **arguments), 4 * steps)
-    resumed = take(training_batches(source, 16, 24, initial_epoch=2, **arguments), 2 * steps)
+    resumed = take(
+        training_batches(source, 16, 24, initial_epoch=2, **arguments),
+        2 * steps,
+    )
     assert_equal_batches(run[2 * steps :], resumed)
     one = training_batches(source, 16, 24, initial_epoch=2, epochs=1, **arguments)
     assert one.cardinality() == steps
@@ -249,7 +330,9 @@ def test_fit_resumes_at_an_epoch():
 
     def losses(initial_epoch, epochs):
         inputs = keras.Input((16, 16, 3))
-        outputs = keras.layers.Dense(1, kernel_initializer="ones", trainable=False)(MeanOfInput()(inputs))
+        outputs = keras.layers.Dense(1, kernel_initializer="ones", trainable=False)(
+            MeanOfInput()(inputs)
+        )
         model = keras.Model(inputs, outputs)
         model.compile(loss="mse", optimizer="sgd", jit_compile=False)
         batches = training_batches(source, 16, 16, seed=1, initial_epoch=initial_epoch)
@@ -269,7 +352,15 @@ def test_fit_resumes_at_an_epoch():
 
 
 def test_unordered_batches_still_have_every_picture():
-    batches = training_batches(numbered_source(), 8, 8, crop="pad", padding=0, seed=0, deterministic=False)
+    batches = training_batches(
+        numbered_source(),
+        8,
+        8,
+        crop="pad",
+        padding=0,
+        seed=0,
+        deterministic=False,
+    )
     labels = np.concatenate([labels for _, labels in take(batches, 5)])
     assert np.array_equal(np.sort(labels), np.arange(40))
 
@@ -281,29 +372,52 @@ def resize_by_pillow(picture, resolution, crop_fraction):
     """The same preprocessing in Pillow, one float channel at a time."""
     height, width = picture.shape[:2]
     short = int(resolution / crop_fraction)
-    new_height, new_width = short * height // min(height, width), short * width // min(height, width)
+    new_height, new_width = (
+        short * height // min(height, width),
+        short * width // min(height, width),
+    )
     channels = [
-        Image.fromarray(picture[..., c].astype(np.float32)).resize((new_width, new_height), Image.Resampling.BILINEAR)
+        Image.fromarray(picture[..., c].astype(np.float32)).resize(
+            (new_width, new_height), Image.Resampling.BILINEAR
+        )
         for c in range(3)
     ]
     resized = np.stack([np.asarray(channel) for channel in channels], -1)
-    top, left = round((new_height - resolution) / 2), round((new_width - resolution) / 2)
+    top, left = (
+        round((new_height - resolution) / 2),
+        round((new_width - resolution) / 2),
+    )
     return resized[top : top + resolution, left : left + resolution]
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (97, 61), (50, 133), (20, 24)])
 @pytest.mark.parametrize("crop_fraction", [0.875, 1.0, 0.6])
 def test_preprocess_equals_pillow(shape, crop_fraction):
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)  # white noise: the hardest case
+    picture = np.random.default_rng(0).integers(
+        0, 256, (*shape, 3), np.uint8
+    )  # white noise: the hardest case
     expected = resize_by_pillow(picture, 28, crop_fraction)
     result = preprocess(tf.constant(picture), 28, crop_fraction).numpy()
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=0.02)
-    np.testing.assert_array_equal(preprocess(tf.constant(picture[None]), 28, crop_fraction)[0], result)
-    np.testing.assert_array_equal(preprocess_encoded(encode(picture), 28, crop_fraction), result)
+    np.testing.assert_array_equal(
+        preprocess(tf.constant(picture[None]), 28, crop_fraction)[0], result
+    )
+    np.testing.assert_array_equal(
+        preprocess_encoded(encode(picture), 28, crop_fraction), result
+    )
 
 
-@pytest.mark.parametrize("kind, mode", [("PNG", "L"), ("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "L"), ("JPEG", "RGB")])
+@pytest.mark.parametrize(
+    "kind, mode",
+    [
+        ("PNG", "L"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("JPEG", "L"),
+        ("JPEG", "RGB"),
+    ],
+)
 def test_preprocess_encoded_turns_pictures_to_rgb(kind, mode):
     data = encode(smooth_picture(45, 61), kind, mode)
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -329,21 +443,33 @@ def test_evaluation_gives_every_picture_once_in_order(folder):
     batches = list(evaluation_batches(source, 4, (32, 24, 24)).as_numpy_iterator())
     assert [labels.tolist() for _, labels in batches] == [[0, 0, 1, 1], [2, 2]]
     for views, _ in batches:
-        assert [view.shape[1:] for view in views] == [(32, 32, 3), (24, 24, 3), (24, 24, 3)]
+        assert [view.shape[1:] for view in views] == [
+            (32, 32, 3),
+            (24, 24, 3),
+            (24, 24, 3),
+        ]
     names = [name.decode() for _, _, name in source.dataset.as_numpy_iterator()]
     pictures = [(folder / name).read_bytes() for name in names]
     for i, picture in enumerate(pictures):
         for view, resolution in zip(batches[i // 4][0], (32, 24, 24)):
-            np.testing.assert_allclose(view[i % 4], preprocess_encoded(picture, resolution), atol=1e-4)
+            np.testing.assert_allclose(
+                view[i % 4], preprocess_encoded(picture, resolution), atol=1e-4
+            )
 
 
 def test_evaluation_of_pictures_of_one_size():
     source = demo_source("validation", 10)
-    ((views, labels),) = list(evaluation_batches(source, 16, (48, 32), crop_fraction=1.0).as_numpy_iterator())
+    ((views, labels),) = list(
+        evaluation_batches(source, 16, (48, 32), crop_fraction=1.0).as_numpy_iterator()
+    )
     picture, label, _ = next(source.dataset.skip(3).as_numpy_iterator())
     assert labels[3] == label
-    np.testing.assert_allclose(views[1][3], resize_by_pillow(picture, 32, 1.0), atol=0.02)
-    (single,) = list(evaluation_batches(source, 16, 32, crop_fraction=1.0).as_numpy_iterator())
+    np.testing.assert_allclose(
+        views[1][3], resize_by_pillow(picture, 32, 1.0), atol=0.02
+    )
+    (single,) = list(
+        evaluation_batches(source, 16, 32, crop_fraction=1.0).as_numpy_iterator()
+    )
     np.testing.assert_array_equal(single[0], views[1])
 
 
@@ -369,7 +495,10 @@ def test_broken_pictures_are_named(broken_folder, cache):
     source = load_source(broken_folder, "train", cache=cache)
     assert sorted(source.find_broken()) == BROKEN
     assert sorted(check_pictures(source, max_broken_fraction=0.2)) == BROKEN
-    with pytest.raises(ValueError, match=r"3 of the 18 pictures .*max_broken_fraction=0.1 allows 1.*\.jpg"):
+    with pytest.raises(
+        ValueError,
+        match=r"3 of the 18 pictures .*max_broken_fraction=0.1 allows 1.*\.jpg",
+    ):
         check_pictures(source, max_broken_fraction=0.1)
     assert check_pictures(load_source(broken_folder, "validation")) == []
 
@@ -378,7 +507,9 @@ def test_only_the_first_ten_broken_pictures_are_listed(folder):
     for path in (folder / "train").glob("*/*"):
         if path.parent.name != "cat":
             path.write_bytes(b"no")
-    with pytest.raises(ValueError, match="12 of the 18 pictures .* and 2 more") as error:
+    with pytest.raises(
+        ValueError, match="12 of the 18 pictures .* and 2 more"
+    ) as error:
         check_pictures(load_source(folder, "train"))
     assert str(error.value).split("Broken: ")[1].count("train/") == 10
 
@@ -388,12 +519,21 @@ def test_only_the_first_ten_broken_pictures_are_listed(folder):
 def test_training_goes_on_without_broken_pictures(broken_folder, crop, deterministic):
     source = load_source(broken_folder, "train")
     batches = training_batches(
-        source, 6, 16, crop=crop, seed=0, max_broken_fraction=0.2, epochs=3, deterministic=deterministic
+        source,
+        6,
+        16,
+        crop=crop,
+        seed=0,
+        max_broken_fraction=0.2,
+        epochs=3,
+        deterministic=deterministic,
     )
     labels = [labels for _, labels in batches.as_numpy_iterator()]
     assert [len(part) for part in labels] == [6] * 9  # no epoch shrinks
     counts = np.bincount(np.concatenate(labels[:3]))
-    assert counts.sum() == 18 and counts.min() >= 5  # 5 good ones a class, and three that fill up
+    assert (
+        counts.sum() == 18 and counts.min() >= 5
+    )  # 5 good ones a class, and three that fill up
 
 
 def test_truncated_jpeg_is_always_skipped(folder):
@@ -403,7 +543,15 @@ def test_truncated_jpeg_is_always_skipped(folder):
     jpeg = encode(smooth_picture(400, 400), "JPEG")
     (folder / "train" / "ant" / "0.jpg").write_bytes(jpeg[: len(jpeg) * 9 // 10])
     source = load_source(folder, "train")
-    batches = training_batches(source, 13, 16, area_range=(0.01, 0.02), seed=0, epochs=4, max_broken_fraction=0.1)
+    batches = training_batches(
+        source,
+        13,
+        16,
+        area_range=(0.01, 0.02),
+        seed=0,
+        epochs=4,
+        max_broken_fraction=0.1,
+    )
     assert not any(np.any(labels == 0) for _, labels in batches.as_numpy_iterator())
 
 
@@ -411,14 +559,27 @@ def test_resuming_with_broken_pictures(broken_folder):
     source = load_source(broken_folder, "train")
     arguments = dict(seed=3, max_broken_fraction=0.2)
     run = take(training_batches(source, 6, 16, **arguments), 6)
-    assert_equal_batches(run[3:], take(training_batches(source, 6, 16, initial_epoch=1, **arguments), 3))
+    assert_equal_batches(
+        run[3:],
+        take(training_batches(source, 6, 16, initial_epoch=1, **arguments), 3),
+    )
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_training_refuses_too_many_broken_pictures(broken_folder, deterministic):
     source = load_source(broken_folder, "train")
-    batches = training_batches(source, 6, 16, seed=0, max_broken_fraction=0.1, deterministic=deterministic)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Too many pictures of .* cannot be decoded"):
+    batches = training_batches(
+        source,
+        6,
+        16,
+        seed=0,
+        max_broken_fraction=0.1,
+        deterministic=deterministic,
+    )
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match="Too many pictures of .* cannot be decoded",
+    ):
         take(batches, 6)
 
 
@@ -426,16 +587,33 @@ def test_nothing_but_broken_pictures_is_an_error_and_no_endless_loop(folder):
     for path in folder.glob("*/*/*"):
         path.write_bytes(b"no")
     with pytest.raises(tf.errors.InvalidArgumentError, match="Too many pictures"):
-        take(training_batches(load_source(folder, "train"), 6, 16, max_broken_fraction=0.5), 1)
+        take(
+            training_batches(
+                load_source(folder, "train"), 6, 16, max_broken_fraction=0.5
+            ),
+            1,
+        )
     with pytest.raises(tf.errors.InvalidArgumentError, match="Too many pictures"):
-        take(evaluation_batches(load_source(folder, "validation"), 6, 16, max_broken_fraction=0.5), 1)
+        take(
+            evaluation_batches(
+                load_source(folder, "validation"),
+                6,
+                16,
+                max_broken_fraction=0.5,
+            ),
+            1,
+        )
 
 
 def test_evaluation_leaves_broken_pictures_out(folder):
-    (folder / "val" / "cat" / "1.PNG").write_bytes(b"no")  # the last one: no good one follows
+    (folder / "val" / "cat" / "1.PNG").write_bytes(
+        b"no"
+    )  # the last one: no good one follows
     source = load_source(folder, "validation")
     batches = evaluation_batches(source, 10, 16, max_broken_fraction=0.2)
-    assert [labels.tolist() for _, labels in batches.as_numpy_iterator()] == [[0, 0, 1, 1, 2]]
+    assert [labels.tolist() for _, labels in batches.as_numpy_iterator()] == [
+        [0, 0, 1, 1, 2]
+    ]
     with pytest.raises(tf.errors.InvalidArgumentError, match="allows 0 of 6"):
         list(evaluation_batches(source, 10, 16))
 
@@ -443,7 +621,10 @@ def test_evaluation_leaves_broken_pictures_out(folder):
 def test_number_of_evaluation_batches_is_known_after_a_check(broken_folder):
     source = load_source(broken_folder, "train")
     arguments = dict(batch_size=5, resolutions=16, max_broken_fraction=0.2)
-    assert evaluation_batches(source, **arguments).cardinality() == tf.data.UNKNOWN_CARDINALITY
+    assert (
+        evaluation_batches(source, **arguments).cardinality()
+        == tf.data.UNKNOWN_CARDINALITY
+    )
     check_pictures(source, 0.2)
     batches = evaluation_batches(source, **arguments)
     assert batches.cardinality() == 3 == len(list(batches))  # 15 good ones
@@ -454,18 +635,31 @@ def test_number_of_evaluation_batches_is_known_after_a_check(broken_folder):
 
 def test_folder_order_is_set_by_the_seed(folder):
     def names(split, seed):
-        return [name for _, _, name in load_source(folder, split, seed=seed).records.as_numpy_iterator()]
+        return [
+            name
+            for _, _, name in load_source(
+                folder, split, seed=seed
+            ).records.as_numpy_iterator()
+        ]
 
     assert names("train", 1) == names("train", 1) != names("train", 2)
     assert sorted(names("train", 1)) == sorted(names("train", 2))
-    assert names("validation", 1) == names("validation", 2) == sorted(names("validation", 1))
+    assert (
+        names("validation", 1)
+        == names("validation", 2)
+        == sorted(names("validation", 1))
+    )
 
 
 def test_folder_labels_and_ignored_files(folder):
     (folder / "train" / "ant" / "notes.txt").write_text("no picture")
     (folder / "train" / "ant" / ".hidden.jpg").write_bytes(b"no")
     source = load_source(str(folder), "train", cache=True)
-    assert source.class_names == ("ant", "bee", "cat") and source.num_classes == 3 and source.num_examples == 18
+    assert (
+        source.class_names == ("ant", "bee", "cat")
+        and source.num_classes == 3
+        and source.num_examples == 18
+    )
     for picture, label, name in source.dataset.as_numpy_iterator():
         assert name.decode().split("/")[1] == source.class_names[label]
         assert picture == (folder / name.decode()).read_bytes()
@@ -475,20 +669,34 @@ def test_val_may_have_fewer_classes(folder):
     for path in (folder / "val" / "ant").iterdir():
         path.unlink()
     (folder / "val" / "ant").rmdir()
-    labels = [label for _, label, _ in load_source(folder, "validation").records.as_numpy_iterator()]
+    labels = [
+        label
+        for _, label, _ in load_source(folder, "validation").records.as_numpy_iterator()
+    ]
     assert labels == [1, 1, 2, 2]
 
 
 def test_folder_errors(folder, tmp_path):
-    with pytest.raises(ValueError, match="split of an image folder must be one of .*; got 'test'"):
+    with pytest.raises(
+        ValueError,
+        match="split of an image folder must be one of .*; got 'test'",
+    ):
         load_source(folder, "test")
     (folder / "val" / "dog").mkdir()
-    with pytest.raises(ValueError, match="val has classes that train does not have: dog"):
+    with pytest.raises(
+        ValueError, match="val has classes that train does not have: dog"
+    ):
         load_source(folder, "validation")
     (folder / "train" / "dog").mkdir()
-    with pytest.raises(ValueError, match="no .jpg, .jpeg, .png pictures in the classes dog of train"):
+    with pytest.raises(
+        ValueError,
+        match="no .jpg, .jpeg, .png pictures in the classes dog of train",
+    ):
         load_source(folder, "train")
-    with pytest.raises(ValueError, match="no .jpg, .jpeg, .png pictures in the classes dog of val"):
+    with pytest.raises(
+        ValueError,
+        match="no .jpg, .jpeg, .png pictures in the classes dog of val",
+    ):
         load_source(folder, "validation")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no folder train/"):
@@ -498,7 +706,9 @@ def test_folder_errors(folder, tmp_path):
         load_source(tmp_path / "empty", "train")
     with pytest.raises(ValueError, match="is not a folder"):
         load_source(tmp_path / "absent", "train")
-    with pytest.raises(ValueError, match="split must be 'train', 'validation' .*; got None"):
+    with pytest.raises(
+        ValueError, match="split must be 'train', 'validation' .*; got None"
+    ):
         load_source(folder, None)
 
 
@@ -514,40 +724,67 @@ def tfds_dir(tmp_path_factory):
     label = tfds.features.ClassLabel(names=list("abc"))
     image = tfds.features.Image(shape=(12, 10, 1))
     for name, features in (
-        ("tiny_grey", tfds.features.FeaturesDict({"image": image, "label": label})),
+        (
+            "tiny_grey",
+            tfds.features.FeaturesDict({"image": image, "label": label}),
+        ),
         ("no_labels", tfds.features.FeaturesDict({"image": image})),
     ):
         folder = data_dir / name / "1.0.0"
         folder.mkdir(parents=True)
         for split, members in (("train", range(18)), ("test", range(18, 24))):
-            with tf.io.TFRecordWriter(str(folder / f"{name}-{split}.tfrecord-00000-of-00001")) as file:
+            with tf.io.TFRecordWriter(
+                str(folder / f"{name}-{split}.tfrecord-00000-of-00001")
+            ) as file:
                 for i in members:
                     example = {"image": images[i], "label": i % 3}
-                    file.write(features.serialize_example({key: example[key] for key in features}))
+                    file.write(
+                        features.serialize_example(
+                            {key: example[key] for key in features}
+                        )
+                    )
         split_infos = [
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[count],
                 num_bytes=0,
                 filename_template=tfds.core.ShardedFileTemplate(
-                    dataset_name=name, data_dir=folder, split=split, filetype_suffix="tfrecord"
+                    dataset_name=name,
+                    data_dir=folder,
+                    split=split,
+                    filetype_suffix="tfrecord",
                 ),
             )
             for split, count in (("train", 18), ("test", 6))
         ]
-        tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=split_infos)
+        tfds.folder_dataset.write_metadata(
+            data_dir=folder, features=features, split_infos=split_infos
+        )
     return data_dir
 
 
 def test_tfds_source(tfds_dir):
     source = load_source("tiny_grey", "train", data_dir=tfds_dir)
-    assert source.class_names == ("a", "b", "c") and source.num_examples == 18 and source.image_shape == (12, 10)
+    assert (
+        source.class_names == ("a", "b", "c")
+        and source.num_examples == 18
+        and source.image_shape == (12, 10)
+    )
     elements = list(source.dataset.as_numpy_iterator())
-    assert all(Image.open(io.BytesIO(picture)).size == (10, 12) for picture, _, _ in elements)
-    assert len({name for _, _, name in elements}) == 18 and b"tiny_grey-train" in elements[0][2]
+    assert all(
+        Image.open(io.BytesIO(picture)).size == (10, 12) for picture, _, _ in elements
+    )
+    assert (
+        len({name for _, _, name in elements}) == 18
+        and b"tiny_grey-train" in elements[0][2]
+    )
     assert source.find_broken() == []
     ((images, labels),) = take(training_batches(source, 18, (12, 8), seed=0), 1)
-    assert images.shape == (18, 12, 12, 3) and np.bincount(labels).tolist() == [6, 6, 6]
+    assert images.shape == (18, 12, 12, 3) and np.bincount(labels).tolist() == [
+        6,
+        6,
+        6,
+    ]
     # A set without a validation split is evaluated on its test split.
     validation = load_source("tiny_grey", "validation", data_dir=tfds_dir, cache=True)
     assert validation.num_examples == 6
@@ -558,32 +795,59 @@ def test_tfds_source(tfds_dir):
 
 
 def test_tfds_errors(tfds_dir):
-    with pytest.raises(ValueError, match="dataset='no_such_set' is unknown: it must be 'demo', an existing folder"):
+    with pytest.raises(
+        ValueError,
+        match="dataset='no_such_set' is unknown: it must be 'demo', an existing folder",
+    ):
         load_source("no_such_set", "train", data_dir=tfds_dir)
-    with pytest.raises(ValueError, match="dataset='mnist' is not in data_dir=.*pass download=True"):
+    with pytest.raises(
+        ValueError,
+        match="dataset='mnist' is not in data_dir=.*pass download=True",
+    ):
         load_source("mnist", "train", data_dir=tfds_dir)
-    with pytest.raises(ValueError, match="split='evaluation' is not in dataset='tiny_grey', which has "):
+    with pytest.raises(
+        ValueError,
+        match="split='evaluation' is not in dataset='tiny_grey', which has ",
+    ):
         load_source("tiny_grey", "evaluation", data_dir=tfds_dir)
-    with pytest.raises(ValueError, match="'no_labels' is not an image classification set: .* has image: Image"):
+    with pytest.raises(
+        ValueError,
+        match="'no_labels' is not an image classification set: .* has image: Image",
+    ):
         load_source("no_labels", "train", data_dir=tfds_dir)
 
 
 @pytest.mark.parametrize(
-    "name, size, splits", [("cifar10_jpeg", 32, (50_000, 10_000)), ("tiny_imagenet50", 64, (25_000, 2_500))]
+    "name, size, splits",
+    [
+        ("cifar10_jpeg", 32, (50_000, 10_000)),
+        ("tiny_imagenet50", 64, (25_000, 2_500)),
+    ],
 )
 def test_real_tfds_sets(name, size, splits):
     if not SHARED_TFDS.is_dir():
         pytest.skip("../shared/tfds is not here")
-    sources = [load_source(name, split, data_dir=SHARED_TFDS) for split in ("train", "validation")]
+    sources = [
+        load_source(name, split, data_dir=SHARED_TFDS)
+        for split in ("train", "validation")
+    ]
     assert tuple(source.num_examples for source in sources) == splits
     small = load_source(name, "train[:256]", data_dir=SHARED_TFDS)
-    runs = [take(training_batches(small, 64, size, crop="pad", seed=1, initial_epoch=i), 8 - 4 * i) for i in (0, 1)]
+    runs = [
+        take(
+            training_batches(small, 64, size, crop="pad", seed=1, initial_epoch=i),
+            8 - 4 * i,
+        )
+        for i in (0, 1)
+    ]
     assert_equal_batches(runs[0][4:], runs[1])
     (views, labels), *_ = take(evaluation_batches(sources[1], 8, (size, size // 2)), 1)
     encoded, label, _ = next(sources[1].dataset.as_numpy_iterator())
     assert label == labels[0]
     for view, resolution in zip(views, (size, size // 2)):
-        np.testing.assert_allclose(view[0], preprocess_encoded(encoded, resolution), atol=1e-4)
+        np.testing.assert_allclose(
+            view[0], preprocess_encoded(encoded, resolution), atol=1e-4
+        )
 
 
 # === Errors ===
@@ -593,51 +857,114 @@ def test_real_tfds_sets(name, size, splits):
     "arguments, message",
     [
         (dict(batch_size=0), "batch_size must be a positive integer; got 0"),
-        (dict(batch_size=41), "batch_size=41 leaves no batch of the 40 pictures of numbers"),
-        (dict(resolutions=0), "resolutions must be a positive integer .*; got 0"),
-        (dict(resolutions=8.0), "resolutions must be an integer or a sequence of integers; got 8.0"),
-        (dict(resolutions=()), r"resolutions must be an integer or a sequence of integers; got \(\)"),
-        (dict(resolutions=(8, 6.5)), "resolutions must be a positive integer .*; got 6.5"),
-        (dict(resolutions=(4, 8)), r"resolutions must be given with the largest first; got \(4, 8\)"),
-        (dict(crop="center"), "crop must be one of .*random_resized.*pad.*; got 'center'"),
-        (dict(area_range=(0.0, 1.0)), r"area_range must be .*greater than 0 and at most 1; got \(0.0, 1.0\)"),
+        (
+            dict(batch_size=41),
+            "batch_size=41 leaves no batch of the 40 pictures of numbers",
+        ),
+        (
+            dict(resolutions=0),
+            "resolutions must be a positive integer .*; got 0",
+        ),
+        (
+            dict(resolutions=8.0),
+            "resolutions must be an integer or a sequence of integers; got 8.0",
+        ),
+        (
+            dict(resolutions=()),
+            r"resolutions must be an integer or a sequence of integers; got \(\)",
+        ),
+        (
+            dict(resolutions=(8, 6.5)),
+            "resolutions must be a positive integer .*; got 6.5",
+        ),
+        (
+            dict(resolutions=(4, 8)),
+            r"resolutions must be given with the largest first; got \(4, 8\)",
+        ),
+        (
+            dict(crop="center"),
+            "crop must be one of .*random_resized.*pad.*; got 'center'",
+        ),
+        (
+            dict(area_range=(0.0, 1.0)),
+            r"area_range must be .*greater than 0 and at most 1; got \(0.0, 1.0\)",
+        ),
         (dict(area_range=(0.5, 0.1)), "area_range must be"),
         (dict(area_range=(0.5, 1.1)), "area_range must be"),
-        (dict(aspect_range=(-1, 1)), r"aspect_range must be .*greater than 0; got \(-1, 1\)"),
+        (
+            dict(aspect_range=(-1, 1)),
+            r"aspect_range must be .*greater than 0; got \(-1, 1\)",
+        ),
         (dict(padding=-1), "padding must be at least 0; got -1"),
-        (dict(shuffle_buffer=0), "shuffle_buffer must be a positive integer; got 0"),
+        (
+            dict(shuffle_buffer=0),
+            "shuffle_buffer must be a positive integer; got 0",
+        ),
         (dict(seed=-1), "seed must be None or an integer from 0 to .*; got -1"),
         (dict(initial_epoch=-1), "initial_epoch must be at least 0; got -1"),
         (dict(epochs=0), "epochs must be a positive integer; got 0"),
-        (dict(max_broken_fraction=0.6), "max_broken_fraction must be between 0 and 0.5; got 0.6"),
+        (
+            dict(max_broken_fraction=0.6),
+            "max_broken_fraction must be between 0 and 0.5; got 0.6",
+        ),
     ],
 )
 def test_training_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        training_batches(**{"source": numbered_source(), "batch_size": 8, "resolutions": 8, **arguments})
+        training_batches(
+            **{
+                "source": numbered_source(),
+                "batch_size": 8,
+                "resolutions": 8,
+                **arguments,
+            }
+        )
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(batch_size=True), "batch_size must be a positive integer; got True"),
+        (
+            dict(batch_size=True),
+            "batch_size must be a positive integer; got True",
+        ),
         (dict(resolutions=(4, 8)), "largest first"),
-        (dict(crop_fraction=0), "crop_fraction must be greater than 0 and at most 1; got 0"),
-        (dict(crop_fraction=1.1), "crop_fraction must be greater than 0 and at most 1; got 1.1"),
-        (dict(max_broken_fraction=-0.1), "max_broken_fraction must be between 0 and 0.5; got -0.1"),
+        (
+            dict(crop_fraction=0),
+            "crop_fraction must be greater than 0 and at most 1; got 0",
+        ),
+        (
+            dict(crop_fraction=1.1),
+            "crop_fraction must be greater than 0 and at most 1; got 1.1",
+        ),
+        (
+            dict(max_broken_fraction=-0.1),
+            "max_broken_fraction must be between 0 and 0.5; got -0.1",
+        ),
     ],
 )
 def test_evaluation_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        evaluation_batches(**{"source": numbered_source(), "batch_size": 8, "resolutions": 8, **arguments})
+        evaluation_batches(
+            **{
+                "source": numbered_source(),
+                "batch_size": 8,
+                "resolutions": 8,
+                **arguments,
+            }
+        )
 
 
 def test_other_arguments():
-    with pytest.raises(ValueError, match="resolution must be a positive integer .*; got -3"):
+    with pytest.raises(
+        ValueError, match="resolution must be a positive integer .*; got -3"
+    ):
         preprocess_encoded(b"", -3)
     with pytest.raises(ValueError, match="crop_fraction must be"):
         preprocess(np.zeros((4, 4, 3), np.uint8), 4, crop_fraction=2)
-    with pytest.raises(ValueError, match="max_broken_fraction must be between 0 and 0.5; got 1"):
+    with pytest.raises(
+        ValueError, match="max_broken_fraction must be between 0 and 0.5; got 1"
+    ):
         check_pictures(numbered_source(), max_broken_fraction=1)
 
 

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resadapt.data import ImageSource, demo_set, demo_source, load_source, save_contact_sheet
+from keras_resadapt.data import (
+    ImageSource,
+    demo_set,
+    demo_source,
+    load_source,
+    save_contact_sheet,
+)
 from keras_resadapt.data.demo import CLASS_NAMES, LARGEST, SMALLEST
 
 
@@ -14,7 +20,9 @@ def train_set():
 def test_shapes_types_and_balance(train_set):
     images, labels, difficulty = train_set
     assert images.shape == (1024, 64, 64, 3) and images.dtype == np.uint8
-    assert labels.dtype == np.int64 and np.bincount(labels).tolist() == [128] * len(CLASS_NAMES)
+    assert labels.dtype == np.int64 and np.bincount(labels).tolist() == [128] * len(
+        CLASS_NAMES
+    )
     assert 0 <= difficulty.min() < 0.02 and 0.98 < difficulty.max() <= 1
 
 
@@ -29,7 +37,9 @@ def test_same_seed_same_pictures_whatever_the_number(train_set):
 def test_no_picture_twice_and_none_in_both_splits(train_set):
     validation = demo_set("validation")[0]
     assert len(validation) == 800
-    pictures = {picture.tobytes() for picture in np.concatenate([train_set[0], validation])}
+    pictures = {
+        picture.tobytes() for picture in np.concatenate([train_set[0], validation])
+    }
     assert len(pictures) == 1024 + 800
 
 
@@ -41,7 +51,9 @@ def test_size_argument():
 def test_difficulty_tells_the_size_of_the_object(train_set):
     """Plain discs, found by their difference to a smooth background, have the area that difficulty promises."""
     images, labels, difficulty = train_set
-    plain = np.flatnonzero((labels == CLASS_NAMES.index("plain_disc")) & (difficulty < 0.25))
+    plain = np.flatnonzero(
+        (labels == CLASS_NAMES.index("plain_disc")) & (difficulty < 0.25)
+    )
     assert len(plain) > 10
     for i in plain:
         # The rim of the picture is background: whatever differs clearly from its median is object or a stroke.
@@ -55,14 +67,23 @@ def test_difficulty_tells_the_size_of_the_object(train_set):
 def test_low_resolution_keeps_easy_textures_and_loses_hard_ones(train_set):
     """What is left of the fine detail at 16 pixels: much of it for large objects, little for small ones."""
     images, labels, difficulty = train_set
-    checked = np.isin(labels, [i for i, name in enumerate(CLASS_NAMES) if "checked" in name])
+    checked = np.isin(
+        labels, [i for i, name in enumerate(CLASS_NAMES) if "checked" in name]
+    )
 
     def kept(chosen):
         ratios = []
         for image in images[chosen]:
-            small = Image.fromarray(image).convert("L").resize((16, 16), Image.Resampling.BILINEAR)
+            small = (
+                Image.fromarray(image)
+                .convert("L")
+                .resize((16, 16), Image.Resampling.BILINEAR)
+            )
             back = np.asarray(small.resize((64, 64), Image.Resampling.BILINEAR), float)
-            ratios.append(back.std() / np.asarray(Image.fromarray(image).convert("L"), float).std())
+            ratios.append(
+                back.std()
+                / np.asarray(Image.fromarray(image).convert("L"), float).std()
+            )
         return np.median(ratios)
 
     assert kept(checked & (difficulty < 0.2)) > kept(checked & (difficulty > 0.8)) + 0.1
@@ -71,9 +92,15 @@ def test_low_resolution_keeps_easy_textures_and_loses_hard_ones(train_set):
 def test_source_gives_the_same_pictures():
     images, labels, _ = demo_set("validation", 20, seed=3)
     source = demo_source("validation", 20, seed=3)
-    assert isinstance(source, ImageSource) and source.class_names == CLASS_NAMES and source.num_examples == 20
+    assert (
+        isinstance(source, ImageSource)
+        and source.class_names == CLASS_NAMES
+        and source.num_examples == 20
+    )
     pictures, numbers, names = zip(*source.dataset.as_numpy_iterator())
-    assert np.array_equal(np.stack(pictures), images) and np.array_equal(numbers, labels)
+    assert np.array_equal(np.stack(pictures), images) and np.array_equal(
+        numbers, labels
+    )
     assert names[17] == b"demo/validation/00017"
     assert source.find_broken() == []
 
@@ -85,10 +112,19 @@ def test_load_source_knows_the_demo_set():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(split="test"), "split of the demo set must be one of .*train.*validation.*; got 'test'"),
-        (dict(split="train", num_examples=0), "num_examples must be a positive integer or None; got 0"),
+        (
+            dict(split="test"),
+            "split of the demo set must be one of .*train.*validation.*; got 'test'",
+        ),
+        (
+            dict(split="train", num_examples=0),
+            "num_examples must be a positive integer or None; got 0",
+        ),
         (dict(split="train", size=8), "size must be at least 16 .*; got 8"),
-        (dict(split="train", seed=-1), "seed must be a non-negative integer; got -1"),
+        (
+            dict(split="train", seed=-1),
+            "seed must be a non-negative integer; got -1",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -106,12 +142,26 @@ def test_contact_sheet(tmp_path, train_set):
         # The easiest pictures are there in their own colours.
         easiest = images[np.argmin(np.where(labels == 0, difficulty, 2))]
         shown = {colour for _, colour in sheet.convert("RGB").getcolors(2**24)}
-        assert len(shown & {tuple(pixel) for pixel in easiest.reshape(-1, 3).tolist()}) > 500
+        assert (
+            len(shown & {tuple(pixel) for pixel in easiest.reshape(-1, 3).tolist()})
+            > 500
+        )
 
 
 def test_contact_sheet_bad_arguments(tmp_path, train_set):
     images, labels, difficulty = train_set
-    with pytest.raises(ValueError, match="same length, at least 1; got 1024, 1023 and 1024"):
-        save_contact_sheet(tmp_path / "a.png", images, labels[1:], difficulty, CLASS_NAMES)
+    with pytest.raises(
+        ValueError, match="same length, at least 1; got 1024, 1023 and 1024"
+    ):
+        save_contact_sheet(
+            tmp_path / "a.png", images, labels[1:], difficulty, CLASS_NAMES
+        )
     with pytest.raises(ValueError, match="columns must be at least 2; got 1"):
-        save_contact_sheet(tmp_path / "a.png", images, labels, difficulty, CLASS_NAMES, columns=1)
+        save_contact_sheet(
+            tmp_path / "a.png",
+            images,
+            labels,
+            difficulty,
+            CLASS_NAMES,
+            columns=1,
+        )

@@ -24,8 +24,10 @@ def run_example(script, *arguments):
     """The exit code of an example, and what it prints."""
     result = subprocess.run(
         [sys.executable, os.path.join(ROOT, "examples", script), *arguments],
-        env={**os.environ, "PYTHONPATH": ROOT}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     return result.returncode, result.stdout
 
@@ -35,8 +37,13 @@ def test_cascade_from_training_to_serving(tmp_path):
 
     run = tmp_path / "run"
     output = python(
-        "train_msnet.py", f"--output_dir={run}", "--resolutions=32,16",
-        "--depths=1", "--filters=4", "--batch_size=500", "--epochs=1",
+        "train_msnet.py",
+        f"--output_dir={run}",
+        "--resolutions=32,16",
+        "--depths=1",
+        "--filters=4",
+        "--batch_size=500",
+        "--epochs=1",
     )
     assert "adaptive, calibrated for" in output
     table = json.loads((run / "table.json").read_text())
@@ -49,8 +56,10 @@ def test_cascade_from_training_to_serving(tmp_path):
 
     served = tmp_path / "served" / "1"
     output = python(
-        "export_savedmodel.py", f"--model={run / 'model.keras'}",
-        f"--output={served}", f"--thresholds={run / 'thresholds.json'}",
+        "export_savedmodel.py",
+        f"--model={run / 'model.keras'}",
+        f"--output={served}",
+        f"--thresholds={run / 'thresholds.json'}",
         f"--class_names={run / 'class_names.txt'}",
     )
     assert "adaptive_default_encoded" in output
@@ -59,11 +68,15 @@ def test_cascade_from_training_to_serving(tmp_path):
 
     pictures = tmp_path / "pictures"
     python(
-        "analyze.py", f"--model={run / 'model.keras'}",
-        f"--thresholds={run / 'thresholds.json'}", f"--output_dir={pictures}",
+        "analyze.py",
+        f"--model={run / 'model.keras'}",
+        f"--thresholds={run / 'thresholds.json'}",
+        f"--output_dir={pictures}",
     )
     assert {path.name for path in pictures.iterdir()} == {
-        "agreement.png", "complementarity.png", "spectrum.png",
+        "agreement.png",
+        "complementarity.png",
+        "spectrum.png",
         "difficulty.png",
     }
 
@@ -72,31 +85,47 @@ def test_mutualnet_from_training_to_its_table(tmp_path):
     """Trains, calibrates, measures; fine-tunes; draws both."""
 
     first, second = tmp_path / "first", tmp_path / "second"
-    common = ("--batch_size=500", "--epochs=1", "--width_step=0.75",
-              "--calibration_images=500")
+    common = (
+        "--batch_size=500",
+        "--epochs=1",
+        "--width_step=0.75",
+        "--calibration_images=500",
+    )
     python(
-        "train_mutualnet.py", f"--output_dir={first}", "--resolutions=32,16",
-        "--depths=1,1", "--filters=8,16", "--train_resolutions=32", *common,
+        "train_mutualnet.py",
+        f"--output_dir={first}",
+        "--resolutions=32,16",
+        "--depths=1,1",
+        "--filters=8,16",
+        "--train_resolutions=32",
+        *common,
     )
     table = json.loads((first / "query_table.json").read_text())
     assert [row["name"] for row in table["rows"]] == [
-        "r32_w100", "r32_w025", "r16_w100", "r16_w025"
+        "r32_w100",
+        "r32_w025",
+        "r16_w100",
+        "r16_w025",
     ]
     assert (first / "accuracy_ms.png").stat().st_size > 5000
     python(
-        "train_mutualnet.py", f"--output_dir={second}",
-        f"--init_from={first / 'model.keras'}", *common,
+        "train_mutualnet.py",
+        f"--output_dir={second}",
+        f"--init_from={first / 'model.keras'}",
+        *common,
     )
     model = keras.models.load_model(second / "model.keras")
     assert model.train_resolutions == (32,)
     assert len(model.operating_points) == 4
     output = python(
-        "compare_tables.py", f"--output={tmp_path / 'compare.png'}",
+        "compare_tables.py",
+        f"--output={tmp_path / 'compare.png'}",
         f"--tables={first}/query_table.json,{second}/query_table.json",
     )
     assert "first" in output
     code, output = run_example(
-        "train_mutualnet.py", f"--output_dir={tmp_path / 'no'}",
+        "train_mutualnet.py",
+        f"--output_dir={tmp_path / 'no'}",
         "--width_step=0.001",
     )
     assert code != 0 and "width_step" in output

@@ -117,9 +117,7 @@ def test_the_points_differ(model):
 def test_encoded_signatures_equal_preprocessing_and_model(model, signatures):
     files = pictures()
     for point in model.operating_points:
-        images = tf.stack(
-            [preprocess_encoded(f, point.resolution, 0.9) for f in files]
-        )
+        images = tf.stack([preprocess_encoded(f, point.resolution, 0.9) for f in files])
         outputs = signatures[f"{point.name}_encoded"](images=tf.constant(files))
         np.testing.assert_allclose(
             outputs["logits"], model.logits(images, point), atol=1e-5
@@ -274,9 +272,7 @@ def test_few_classes_no_names_no_preprocessing_no_warmup(tmp_path):
     logits = np.array(model.logits(views, point))
     np.testing.assert_allclose(outputs["logits"], logits, rtol=1e-5, atol=1e-5)
     assert outputs["classes"].dtype == tf.int32
-    np.testing.assert_array_equal(
-        outputs["classes"], np.argsort(-logits, axis=-1)
-    )
+    np.testing.assert_array_equal(outputs["classes"], np.argsort(-logits, axis=-1))
     with pytest.raises(FileNotFoundError, match="warmup_batch_sizes"):
         export.replay_warmup(tmp_path / "1")
 
@@ -334,9 +330,7 @@ def test_warmup_records(path):
         request = log.predict_log.request
         assert request.model_spec.name == "pets"
         images = tf.make_ndarray(request.inputs["images"])
-        shapes.setdefault(request.model_spec.signature_name, []).append(
-            images.shape
-        )
+        shapes.setdefault(request.model_spec.signature_name, []).append(images.shape)
     assert shapes["r24"] == [(1, 24, 24, 3), (2, 24, 24, 3)]
     assert shapes["r24_encoded"] == [(1,), (2,)]
 

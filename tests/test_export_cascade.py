@@ -6,19 +6,26 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_tiny_cascade, randomize
+from test_adaptive import (
+    fails_beyond_the_first,  # noqa: F401, a fixture
+    images,  # noqa: F401, another
+)
 
-from conftest import make_tiny_cascade
-from conftest import randomize
 from keras_resadapt import export
 from keras_resadapt.data import preprocess_encoded
-from keras_resadapt.inference import AdaptivePredictor
-from keras_resadapt.inference import Thresholds
-from keras_resadapt.inference import collect_logits
-from test_adaptive import fails_beyond_the_first  # noqa: F401, a fixture
-from test_adaptive import images  # noqa: F401, another
+from keras_resadapt.inference import (
+    AdaptivePredictor,
+    Thresholds,
+    collect_logits,
+)
 
 SIGNATURES = [
-    "exit0", "exit1", "exit2", "adaptive", "adaptive_default",
+    "exit0",
+    "exit1",
+    "exit2",
+    "adaptive",
+    "adaptive_default",
     "serving_default",
 ]
 
@@ -72,7 +79,11 @@ def test_exits(model, signatures, images):  # noqa: F811
 
 @pytest.mark.parametrize("kind", ["easy", "hard", "mixed"])
 def test_adaptive_equals_python(
-    model, thresholds, signatures, images, kind  # noqa: F811
+    model,
+    thresholds,
+    signatures,
+    images,
+    kind,  # noqa: F811
 ):
     values = {"easy": (0, 0), "hard": (1, 1), "mixed": thresholds.values}[kind]
     thresholds = Thresholds(values, thresholds.temperatures)
@@ -102,10 +113,7 @@ def _same(got, expected, rows):
 
 
 def test_adaptive_encoded(signatures, images):  # noqa: F811
-    files = [
-        tf.io.encode_png(tf.cast(image, tf.uint8)).numpy()
-        for image in images[:5]
-    ]
+    files = [tf.io.encode_png(tf.cast(image, tf.uint8)).numpy() for image in images[:5]]
     pixels = tf.stack([preprocess_encoded(file, 32, 1.0) for file in files])
     expected = signatures["adaptive_default"](images=pixels)
     values = tf.constant([1.0, 0.0])
@@ -128,10 +136,14 @@ def test_adaptive_encoded(signatures, images):  # noqa: F811
 
 
 def test_nothing_is_computed_for_nobody(
-    fails_beyond_the_first, tmp_path, images  # noqa: F811
+    fails_beyond_the_first,
+    tmp_path,
+    images,  # noqa: F811
 ):
     export.export_saved_model(
-        fails_beyond_the_first, tmp_path / "1", encoded=False,
+        fails_beyond_the_first,
+        tmp_path / "1",
+        encoded=False,
         warmup_batch_sizes=(),
     )
     adaptive = tf.saved_model.load(str(tmp_path / "1")).signatures["adaptive"]
@@ -144,9 +156,7 @@ def test_nothing_is_computed_for_nobody(
 @pytest.mark.parametrize("bad", [1.5, -0.1, np.nan])
 def test_bad_requests(signatures, images, bad):  # noqa: F811
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 1\]"):
-        signatures["adaptive"](
-            images=images[:2], thresholds=tf.constant([0.5, bad])
-        )
+        signatures["adaptive"](images=images[:2], thresholds=tf.constant([0.5, bad]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="finite"):
         signatures["adaptive_default"](images=images[:2] * np.nan)
 
@@ -179,8 +189,13 @@ def test_description(path, model, thresholds):
 
 def test_frozen(model, thresholds, signatures, tmp_path, images):  # noqa: F811
     export.export_saved_model(
-        model, tmp_path / "1", list("abcde"), thresholds=thresholds,
-        encoded=False, freeze=True, points=model.operating_points[1:2],
+        model,
+        tmp_path / "1",
+        list("abcde"),
+        thresholds=thresholds,
+        encoded=False,
+        freeze=True,
+        points=model.operating_points[1:2],
     )
     assert sorted(export.replay_warmup(tmp_path / "1")) == sorted(
         ["exit1", *SIGNATURES[3:]]
@@ -189,9 +204,9 @@ def test_frozen(model, thresholds, signatures, tmp_path, images):  # noqa: F811
     for name in ("exit1", "adaptive_default", "serving_default"):
         for rows in (257, 0):
             got = frozen[name](images=images[:rows])
-            expected = signatures[
-                name.replace("serving_default", "adaptive_default")
-            ](images=images[:rows])
+            expected = signatures[name.replace("serving_default", "adaptive_default")](
+                images=images[:rows]
+            )
             assert set(got) == set(expected)
             for key in ("logits", "probabilities"):
                 np.testing.assert_allclose(
@@ -215,7 +230,5 @@ def test_bad_thresholds(model, tiny, tmp_path):
         (model, Thresholds((0, 0), fingerprint="0"), "another model"),
     ):
         with pytest.raises(ValueError, match=match):
-            export.export_saved_model(
-                bad_model, tmp_path / "1", thresholds=values
-            )
+            export.export_saved_model(bad_model, tmp_path / "1", thresholds=values)
     assert not list(tmp_path.iterdir())

@@ -4,11 +4,11 @@ import json
 import pathlib
 
 import golden
-import keras_resadapt
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_resadapt
 from keras_resadapt import training
 from keras_resadapt.models import sandwich
 
@@ -43,9 +43,7 @@ def test_logits_madds_and_parameters(name, constructor):
             path["logits_first8_float64"],
             atol=1e-4 * path["max_abs"],
         )
-        np.testing.assert_allclose(
-            np.linalg.norm(logits), path["l2"], rtol=1e-5
-        )
+        np.testing.assert_allclose(np.linalg.norm(logits), path["l2"], rtol=1e-5)
 
 
 def test_training_steps():
@@ -65,9 +63,7 @@ def test_training_steps():
     watched = {
         "conv1.module.weight": stem.conv1.kernel,
         "bn1.bn_0.weight": stem.bn1.branches[0].gamma,
-        "layer4.1.bn2.bn_2.bias": (
-            model.backbone.stages[4][1].bns[1].branches[2].beta
-        ),
+        "layer4.1.bn2.bn_2.bias": (model.backbone.stages[4][1].bns[1].branches[2].beta),
         "fc.module.weight": model.classifier.kernel,
         "bn1.bn_0.running_mean": stem.bn1.branches[0].moving_mean,
         "bn1.bn_2.running_var": stem.bn1.branches[2].moving_variance,
@@ -93,9 +89,7 @@ def test_training_steps():
     # The first step is the tight check, later ones drift by rounding.
     for expected, rtol in zip(reference["steps"], (1e-4, 1e-3, 5e-3)):
         terms, gradients = step()
-        by_path = {
-            v.path: g for v, g in zip(model.trainable_variables, gradients)
-        }
+        by_path = {v.path: g for v, g in zip(model.trainable_variables, gradients)}
         for term, value in {
             "classification": sum(expected["ce_per_size"]),
             "ensemble": expected["ce_ensemble"],
@@ -115,9 +109,7 @@ def test_training_steps():
                 np.testing.assert_allclose(
                     np.linalg.norm(watched[key]), value, rtol=rtol
                 )
-        np.testing.assert_allclose(
-            model.alpha, expected["alpha_after"], rtol=1e-5
-        )
+        np.testing.assert_allclose(model.alpha, expected["alpha_after"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +158,7 @@ def test_a_training_step_of_ranet():
     reference = load("train_ranet_cifar10_a")
     config = reference["config"]
     model = keras_resadapt.RANetCIFAR(preprocessing=None)
-    weights = {
-        k: golden.array(k, s) for k, s in load("ranet_cifar10_a")["state_dict"]
-    }
+    weights = {k: golden.array(k, s) for k, s in load("ranet_cifar10_a")["state_dict"]}
     keras_resadapt.convert.load_pytorch_state_dict(model, weights)
     images, labels = golden.images(32, 8), golden.labels(10, 8)
     first = model.sub_networks[0][0].convs[0].reduce
@@ -207,9 +197,7 @@ def test_a_training_step_of_ranet():
     optimizer.apply_gradients(zip(gradients, variables))
 
     expected = reference["steps"][0]
-    np.testing.assert_allclose(
-        list(terms.values()), expected["ce_per_exit"], rtol=1e-4
-    )
+    np.testing.assert_allclose(list(terms.values()), expected["ce_per_exit"], rtol=1e-4)
     by_path = {v.path: g for v, g in zip(variables, gradients)}
     for key, value in expected["grad_l2"].items():
         norm = np.linalg.norm(by_path[watched[key].path])
@@ -217,9 +205,7 @@ def test_a_training_step_of_ranet():
         # Without oneDNN they agree to 2e-5.
         np.testing.assert_allclose(norm, value, rtol=6e-3)
     for key, value in expected["after_l2"].items():
-        np.testing.assert_allclose(
-            np.linalg.norm(watched[key]), value, rtol=1e-4
-        )
+        np.testing.assert_allclose(np.linalg.norm(watched[key]), value, rtol=1e-4)
 
 
 # === MutualNet ===
@@ -227,9 +213,7 @@ def test_a_training_step_of_ranet():
 
 def load_mutualnet(name, constructor):
     reference = load(name)
-    model = constructor(
-        width_range=reference["width_range"], preprocessing=None
-    )
+    model = constructor(width_range=reference["width_range"], preprocessing=None)
     keras_resadapt.convert.load_pytorch_state_dict(
         model, {k: golden.array(k, s) for k, s in reference["state_dict"]}
     )
@@ -239,9 +223,7 @@ def load_mutualnet(name, constructor):
 @pytest.mark.parametrize(
     "name, constructor, resolution",
     [
-        (
-            "mutualnet_mobilenetv1", keras_resadapt.MutualMobileNetV1, 224
-        ),
+        ("mutualnet_mobilenetv1", keras_resadapt.MutualMobileNetV1, 224),
         ("mutualnet_resnet50", keras_resadapt.MutualResNet50, 160),
     ],
 )
@@ -265,24 +247,18 @@ def test_slimmable_networks(name, constructor, resolution):
             path["logits_first8_float64"],
             atol=1e-4 * path["max_abs"],
         )
-        np.testing.assert_allclose(
-            np.linalg.norm(logits), path["l2"], rtol=1e-5
-        )
+        np.testing.assert_allclose(np.linalg.norm(logits), path["l2"], rtol=1e-5)
 
 
 def test_the_slimmable_rounding():
     examples = load("mutualnet_mobilenetv1")["make_divisible"]
     for channels, expected in examples.items():
-        rounded = keras_resadapt.layers.make_divisible(
-            float(channels), min_value=1
-        )
+        rounded = keras_resadapt.layers.make_divisible(float(channels), min_value=1)
         assert rounded == expected, channels
 
 
 def test_a_training_step_of_mutualnet():
-    model, _ = load_mutualnet(
-        "mutualnet_mobilenetv1", keras_resadapt.MutualMobileNetV1
-    )
+    model, _ = load_mutualnet("mutualnet_mobilenetv1", keras_resadapt.MutualMobileNetV1)
     reference = load("train_mutualnet_mobilenetv1")
     config, step = reference["config"], reference["step"]
     model.compile(

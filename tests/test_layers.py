@@ -1,6 +1,6 @@
+import keras
 import numpy as np
 import pytest
-import keras
 import tensorflow as tf
 
 from keras_resadapt import layers
@@ -23,9 +23,7 @@ def set_vectors(bn, seed):
 
 
 def vectors(bn):
-    return [
-        v.numpy() for v in (bn.moving_mean, bn.moving_variance, bn.gamma, bn.beta)
-    ]
+    return [v.numpy() for v in (bn.moving_mean, bn.moving_variance, bn.gamma, bn.beta)]
 
 
 class TestBatchNormalization:
@@ -34,9 +32,7 @@ class TestBatchNormalization:
         x = features()
         bn.build(x.shape)
         set_vectors(bn, 1)
-        np.testing.assert_allclose(
-            bn(x), batch_norm(x, *vectors(bn)), atol=1e-5
-        )
+        np.testing.assert_allclose(bn(x), batch_norm(x, *vectors(bn)), atol=1e-5)
 
     def test_training_uses_the_batch_and_the_unbiased_variance(self):
         bn = layers.BatchNormalization(momentum=0.75)
@@ -46,14 +42,10 @@ class TestBatchNormalization:
         mean, variance, gamma, beta = vectors(bn)
         y = bn(x, training=True)
         m, v = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        np.testing.assert_allclose(
-            y, batch_norm(x, m, v, gamma, beta), atol=1e-5
-        )
+        np.testing.assert_allclose(y, batch_norm(x, m, v, gamma, beta), atol=1e-5)
         n = x[..., 0].size
         new_mean, new_variance, *_ = vectors(bn)
-        np.testing.assert_allclose(
-            new_mean, 0.75 * mean + 0.25 * m, rtol=1e-5
-        )
+        np.testing.assert_allclose(new_mean, 0.75 * mean + 0.25 * m, rtol=1e-5)
         np.testing.assert_allclose(
             new_variance, 0.75 * variance + 0.25 * v * n / (n - 1), rtol=1e-5
         )
@@ -99,23 +91,23 @@ class TestSwitchableBatchNormalization:
         ]
         assert moved == ["r32", "r32"]
         after = [vectors(b) for b in bn.branches]
-        changed = [
-            not np.allclose(a[0], b[0]) for a, b in zip(before, after)
-        ]
+        changed = [not np.allclose(a[0], b[0]) for a, b in zip(before, after)]
         assert changed == [False, True, False]
 
-    @pytest.mark.parametrize("resolution, upper, lower, share", [
-        (48, 0, 1, 0.5), (20, 1, 2, 0.25),
-    ])
+    @pytest.mark.parametrize(
+        "resolution, upper, lower, share",
+        [
+            (48, 0, 1, 0.5),
+            (20, 1, 2, 0.25),
+        ],
+    )
     def test_between_two_resolutions_vectors_are_interpolated(
         self, resolution, upper, lower, share
     ):
         bn, x = self.make(), features()
         mixed = [
             share * u + (1 - share) * v
-            for u, v in zip(
-                vectors(bn.branches[upper]), vectors(bn.branches[lower])
-            )
+            for u, v in zip(vectors(bn.branches[upper]), vectors(bn.branches[lower]))
         ]
         np.testing.assert_allclose(
             bn(x, resolution=resolution), batch_norm(x, *mixed), atol=1e-5
@@ -179,7 +171,10 @@ class TestConvolution:
         x = features((2, 8, 8, 3))
         padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
         expected = tf.nn.depthwise_conv2d(
-            padded, conv(x) is not None and conv.kernel.value, (1, 2, 2, 1), "VALID"
+            padded,
+            conv(x) is not None and conv.kernel.value,
+            (1, 2, 2, 1),
+            "VALID",
         )
         np.testing.assert_allclose(conv(x), expected, atol=1e-5)
 
@@ -197,9 +192,7 @@ class TestConvolution:
 def test_resizing_is_antialiased_bilinear(new_size):
     x = features((2, 32, 32, 3))
     expected = tf.image.resize(x, (new_size, new_size), antialias=True)
-    np.testing.assert_allclose(
-        layers.resize_bilinear(x, new_size), expected, atol=1e-4
-    )
+    np.testing.assert_allclose(layers.resize_bilinear(x, new_size), expected, atol=1e-4)
 
 
 class TestPreprocessing:
@@ -231,10 +224,12 @@ def test_padded_max_pooling():
                 [
                     padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))
                     for j in range(4)
-                ], axis=1,
+                ],
+                axis=1,
             )
             for i in range(4)
-        ], axis=1,
+        ],
+        axis=1,
     )
     np.testing.assert_array_equal(pool(x), expected)
     spec = pool(keras.KerasTensor((None, 7, 8, 3)))

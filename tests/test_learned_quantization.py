@@ -7,8 +7,10 @@ import pytest
 
 from keras_resadapt import layers
 from keras_resadapt.quantization import LearnedQuantization
-from keras_resadapt.quantization.learned import LearnedActivations
-from keras_resadapt.quantization.learned import LearnedWeights
+from keras_resadapt.quantization.learned import (
+    LearnedActivations,
+    LearnedWeights,
+)
 
 
 class Reference:
@@ -21,9 +23,7 @@ class Reference:
     def levels(self):
         """Pairs of level and code, the smallest level first."""
         codes = itertools.product(self.digits, repeat=len(self.basis))
-        return sorted(
-            (float(np.dot(code, self.basis)), code) for code in codes
-        )
+        return sorted((float(np.dot(code, self.basis)), code) for code in codes)
 
     def nearest(self, values):
         """The level of each value, and its code."""
@@ -51,10 +51,7 @@ def test_weights_follow_the_reference(bits):
     kernels = rng.normal(0, 0.3, (6, *shape)).astype("float32")
     quantizer = LearnedWeights(bits)
     quantizer.build(shape)
-    start = (
-        0.6745 * np.sqrt(2 / (3 * 3 * 5)) / 2 ** (bits - 1)
-        * 2.0 ** np.arange(bits)
-    )
+    start = 0.6745 * np.sqrt(2 / (3 * 3 * 5)) / 2 ** (bits - 1) * 2.0 ** np.arange(bits)
     np.testing.assert_allclose(
         quantizer.basis, np.tile(start[:, None], (1, 5)), rtol=1e-6
     )
@@ -66,7 +63,8 @@ def test_weights_follow_the_reference(bits):
         )
         np.testing.assert_allclose(outputs, expected, atol=1e-5)
         np.testing.assert_allclose(
-            quantizer.basis, np.stack([r.basis for r in references], 1),
+            quantizer.basis,
+            np.stack([r.basis for r in references], 1),
             atol=1e-5,
         )
     before = np.array(quantizer.basis)
@@ -89,12 +87,8 @@ def test_activations_follow_the_reference(bits):
     for _ in range(6):
         x = np.maximum(rng.normal(0, 1.5, (4, 5, 6, 7)), 0).astype("float32")
         expected = reference.refit(x)
-        np.testing.assert_allclose(
-            quantizer(x, training=True), expected, atol=1e-5
-        )
-        np.testing.assert_allclose(
-            quantizer.state[0], reference.basis, atol=1e-5
-        )
+        np.testing.assert_allclose(quantizer(x, training=True), expected, atol=1e-5)
+        np.testing.assert_allclose(quantizer.state[0], reference.basis, atol=1e-5)
     assert int(quantizer.batches) == 6
     before = np.array(quantizer.state[0])
     np.testing.assert_allclose(quantizer(x), reference.nearest(x)[0], atol=1e-5)

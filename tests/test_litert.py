@@ -1,25 +1,23 @@
 """LiteRT files: integers inside, shared weights, the network's answers."""
 
-import keras_resadapt
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from ai_edge_litert import schema_py_generated as schema
-from conftest import make_tiny
-from conftest import make_tiny_cascade
-from conftest import randomize
-from keras_resadapt import OperatingPoint
-from keras_resadapt import export
-from keras_resadapt import inference
-from keras_resadapt import layers
-from keras_resadapt import quantization
+from conftest import make_tiny, make_tiny_cascade, randomize
+from test_quantization import batches_of, logits_of
+
+import keras_resadapt
+from keras_resadapt import (
+    OperatingPoint,
+    export,
+    inference,
+    layers,
+    quantization,
+)
 from keras_resadapt.inference import LiteRTNetwork
-from keras_resadapt.quantization import Int8
-from keras_resadapt.quantization import LearnedQuantization
-from test_quantization import batches_of
-from test_quantization import logits_of
+from keras_resadapt.quantization import Int8, LearnedQuantization
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
@@ -87,9 +85,7 @@ def test_int8_file(networks, tmp_path):
     assert size <= 1.3 * one["bytes"]
     assert size <= 0.35 * in_float["bytes"]
     # 1 and 6 of the blocks, the shortcut, the classifier
-    check_integers(
-        tmp_path / "all.tflite", {point.name: 9 for point in points}
-    )
+    check_integers(tmp_path / "all.tflite", {point.name: 9 for point in points})
 
     network = LiteRTNetwork(tmp_path / "all.tflite")
     assert network.names == ["r16", "r8"]
@@ -111,21 +107,18 @@ def test_int8_file(networks, tmp_path):
 def test_float_files_fold_or_share(networks, tmp_path):
     plain, _ = networks
     folded = export.export_litert(plain, tmp_path / "folded.tflite")
-    shared = export.export_litert(
-        plain, tmp_path / "shared.tflite", share_kernels=True
-    )
+    shared = export.export_litert(plain, tmp_path / "shared.tflite", share_kernels=True)
     assert shared["bytes"] < 0.6 * folded["bytes"]
     (images, _), *_ = batches_of(plain, 1, 4)
     for name in ("folded", "shared"):
         network = LiteRTNetwork(tmp_path / f"{name}.tflite")
         for point in plain.operating_points:
             size = plain.resolution_of(point)
-            view = layers.resize_bilinear(
-                tf.constant(images), size
-            )
+            view = layers.resize_bilinear(tf.constant(images), size)
             np.testing.assert_allclose(
                 network.logits(view, point.name),
-                logits_of(plain, images, point), atol=1e-4,
+                logits_of(plain, images, point),
+                atol=1e-4,
             )
     kinds = [op for op, _ in operators(tmp_path / "folded.tflite")["r16"]]
     assert kinds.count("MUL") == 1  # of the preprocessing
@@ -146,12 +139,12 @@ def test_cascade_hands_features_on(tmp_path):
     export.export_litert(quantized, path)
     found = operators(path)
     counts = {
-        name: sum(op in CONVOLUTIONS for op, _ in rows)
-        for name, rows in found.items()
+        name: sum(op in CONVOLUTIONS for op, _ in rows) for name, rows in found.items()
     }
     per_layer = len(
         [
-            layer for layer in quantized._flatten_layers()
+            layer
+            for layer in quantized._flatten_layers()
             if isinstance(layer, (layers.Conv2D, layers.Dense))
         ]
     )
@@ -169,8 +162,7 @@ def test_cascade_hands_features_on(tmp_path):
 
     everywhere = [network.logits(images, name) for name in network.names]
     confidence = [
-        inference.point_logits.softmax(logits).max(axis=1)
-        for logits in everywhere
+        inference.point_logits.softmax(logits).max(axis=1) for logits in everywhere
     ]
     limits = [float(np.median(c)) for c in confidence[:-1]]
     probabilities, exits = network.adaptive(images, limits)
@@ -181,7 +173,8 @@ def test_cascade_hands_features_on(tmp_path):
     for row, k in enumerate(exits):
         np.testing.assert_allclose(
             probabilities[row],
-            inference.point_logits.softmax(everywhere[k][row]), atol=1e-5,
+            inference.point_logits.softmax(everywhere[k][row]),
+            atol=1e-5,
         )
     assert len(set(exits)) == 3
     _, exits = network.adaptive(images, [1.0, 1.0])
@@ -212,7 +205,8 @@ def test_widths_of_a_mutualnet(tmp_path):
         view = layers.resize_bilinear(tf.constant(images), point.resolution)
         np.testing.assert_allclose(
             network.logits(view, point.name),
-            logits_of(quantized, images, point), atol=1e-5,
+            logits_of(quantized, images, point),
+            atol=1e-5,
         )
 
 
@@ -245,9 +239,7 @@ def test_cascades_share_kernels_too(tmp_path):
     )
     model = keras_resadapt.PointCascade(randomize(network))
     folded = export.export_litert(model, tmp_path / "folded")
-    shared = export.export_litert(
-        model, tmp_path / "shared", share_kernels=True
-    )
+    shared = export.export_litert(model, tmp_path / "shared", share_kernels=True)
     assert shared["bytes"] < 0.6 * folded["bytes"]
     (images, _), *_ = batches_of(model, 1, 4)
     for point in model.operating_points:
@@ -259,7 +251,11 @@ def test_cascades_share_kernels_too(tmp_path):
 def test_learned_levels_in_float(tmp_path):
     model = randomize(
         keras_resadapt.RSNet18(
-            5, (32,), depths=(1, 1), filters=(32, 64), stem="small",
+            5,
+            (32,),
+            depths=(1, 1),
+            filters=(32, 64),
+            stem="small",
             quantization=LearnedQuantization(2, 2),
         )
     )

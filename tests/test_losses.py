@@ -30,9 +30,7 @@ class TestCrossEntropy:
         z = predictions[0]
         expected = -np.mean(np.log(softmax(z))[np.arange(6), self.labels])
         for y in (self.labels, self.labels[:, None], np.eye(5)[self.labels]):
-            np.testing.assert_allclose(
-                losses.CrossEntropy()(y, z), expected, rtol=1e-5
-            )
+            np.testing.assert_allclose(losses.CrossEntropy()(y, z), expected, rtol=1e-5)
 
     def test_label_smoothing(self, predictions):
         targets = 0.9 * np.eye(5)[self.labels] + 0.1 / 5
@@ -79,8 +77,7 @@ PAIRS = {  # teacher, student; 0 is the ensemble
 def test_distillation_terms(predictions, distillation):
     scale = 2 / 4 if distillation in ("full", "no_ensemble") else 1
     expected = scale * sum(
-        divergence(predictions[t], predictions[s])
-        for t, s in PAIRS[distillation]
+        divergence(predictions[t], predictions[s]) for t, s in PAIRS[distillation]
     )
     variables = [tf.Variable(z) for z in predictions]
     with tf.GradientTape() as tape:
@@ -101,8 +98,7 @@ def test_sample_weights_weigh_every_term(predictions):
         list(predictions[1:]), predictions[0], "full", weights
     )
     expected = sum(
-        divergence(predictions[t, :1], predictions[s, :1])
-        for t, s in PAIRS["full"]
+        divergence(predictions[t, :1], predictions[s, :1]) for t, s in PAIRS["full"]
     )
     np.testing.assert_allclose(loss, 0.5 * expected / 6, rtol=1e-4)
 

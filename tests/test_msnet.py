@@ -7,10 +7,7 @@ import tensorflow as tf
 from conftest import randomize
 
 import keras_resadapt
-from keras_resadapt import OperatingPoint
-from keras_resadapt import backbones
-from keras_resadapt import layers
-from keras_resadapt import losses
+from keras_resadapt import OperatingPoint, backbones, layers, losses
 from keras_resadapt.profile import profile_point
 
 EXITS = [OperatingPoint(exit=k) for k in range(2)]
@@ -136,9 +133,7 @@ class TestBackbones:
     )
     def test_config_and_stride(self, backbone):
         config = keras.saving.serialize_keras_object(backbone)
-        copy = keras.saving.deserialize_keras_object(
-            json.loads(json.dumps(config))
-        )
+        copy = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))
         assert copy.get_config() == backbone.get_config()
         x, sizes = features(8, 8), []
         for i in range(len(copy.stages)):
@@ -206,9 +201,7 @@ class TestForward:
             np.testing.assert_allclose(logits[f"exit{exit}"], x, atol=1e-5)
 
     @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
-    def test_static_exits_and_rows_give_the_same_logits(
-        self, images, upsampling
-    ):
+    def test_static_exits_and_rows_give_the_same_logits(self, images, upsampling):
         model = randomize(make_msnet(upsampling=upsampling))
         logits = model(images)
         assert list(logits) == ["exit0", "exit1"]
@@ -220,9 +213,7 @@ class TestForward:
         np.testing.assert_allclose(first, logits["exit0"], atol=1e-5)
         rows = np.array([6, 1, 2])
         second, state = model.advance(state.take(rows))
-        np.testing.assert_allclose(
-            second, np.array(logits["exit1"])[rows], atol=1e-5
-        )
+        np.testing.assert_allclose(second, np.array(logits["exit1"])[rows], atol=1e-5)
         with pytest.raises(ValueError, match="after the last exit"):
             model.advance(state)
 
@@ -346,17 +337,13 @@ class TestTraining:
                 for v in msnet.trainable_variables
                 if tape.gradient(term, v.value) is not None
             }
-            assert paths == {
-                v.path for part in parts for v in part.trainable_variables
-            }
+            assert paths == {v.path for part in parts for v in part.trainable_variables}
         names = {v.path for v in msnet.variables}
         assert len(names) == len(msnet.variables)
 
     def test_call_alone_passes_training_on(self, msnet, images):
         # As JAX calls it, without the layers' `__call__` around it
-        statistics = [
-            v for v in msnet.non_trainable_variables if "moving" in v.path
-        ]
+        statistics = [v for v in msnet.non_trainable_variables if "moving" in v.path]
         before = [v.numpy() for v in statistics]
         assert len(before) == 2 * 2 * 6
         msnet.call(images, training=True)
@@ -371,9 +358,7 @@ class TestTraining:
         logs = msnet.evaluate(images, labels, verbose=0, return_dict=True)
         assert {"loss", "exit0_accuracy", "exit1_accuracy"} <= set(logs)
         logits = msnet.predict(images, verbose=0)
-        expected = sum(
-            losses.CrossEntropy()(labels, z) for z in logits.values()
-        )
+        expected = sum(losses.CrossEntropy()(labels, z) for z in logits.values())
         np.testing.assert_allclose(logs["loss"], expected, rtol=1e-4)
 
 

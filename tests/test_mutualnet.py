@@ -1,21 +1,23 @@
 """MutualNet: slicing, the sandwich, statistics a point, the query table."""
 
-import keras_resadapt
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_resadapt import OperatingPoint
-from keras_resadapt import analysis
-from keras_resadapt import export
-from keras_resadapt import inference
-from keras_resadapt import layers
-from keras_resadapt import losses
-from keras_resadapt import training
+import keras_resadapt
+from keras_resadapt import (
+    OperatingPoint,
+    analysis,
+    export,
+    inference,
+    layers,
+    losses,
+    training,
+)
 from keras_resadapt.models import sandwich
-from keras_resadapt.operating_point import DrawnWidth
+from keras_resadapt.points.operating_point import DrawnWidth
 
 RESOLUTIONS = (32, 24, 16)
 
@@ -76,7 +78,13 @@ def batches(batch):
 def test_drawn_widths_round_as_numbers_do():
     widths = np.random.default_rng(0).uniform(0.25, 2, 200).tolist()
     widths += [0.25, 0.3, 0.35, 0.5, 0.7, 0.75, 0.9, 0.95, 1.0, 1.5]
-    for filters, ratio in ((32, 1.0), (1000, 1.0), (64, 0.25), (144, 6), (3, 1.0)):
+    for filters, ratio in (
+        (32, 1.0),
+        (1000, 1.0),
+        (64, 0.25),
+        (144, 6),
+        (3, 1.0),
+    ):
         for width in widths:
             number = layers.slim_channels(filters, width, ratio)
             tensor = layers.slim_channels(
@@ -105,8 +113,7 @@ def slim_layers():
 
     full(1.0)  # builds
     variables = [
-        v for layer in (conv, depthwise, norm, dense)
-        for v in layer.trainable_variables
+        v for layer in (conv, depthwise, norm, dense) for v in layer.trainable_variables
     ]
     rng = np.random.default_rng(1)
     for v in variables:
@@ -162,14 +169,20 @@ def test_slicing_is_masking():
         ),
         (
             lambda: keras_resadapt.MutualResNet50(
-                7, resolutions=(64, 32), depths=(1, 1), filters=(32, 64),
+                7,
+                resolutions=(64, 32),
+                depths=(1, 1),
+                filters=(32, 64),
                 stem="small",
             ),
             {1.0: 256, 0.5: 128},
         ),
         (
             lambda: keras_resadapt.MutualVGG16(
-                7, resolutions=(64, 32), depths=(1, 2), filters=(16, 32),
+                7,
+                resolutions=(64, 32),
+                depths=(1, 2),
+                filters=(16, 32),
                 stem="small",
             ),
             {1.0: 32, 0.5: 16},
@@ -201,13 +214,25 @@ def test_profile_counts_the_slices(mutual):
     # 16 px, stride 2: a stem of 8 channels, then 16 at stride 1, 32 at 2
     assert row.madds == (
         8 * 8 * 8 * 27
-        + 8 * 8 * 8 * 9 + 8 * 8 * 8 * 16
-        + 4 * 4 * 16 * 9 + 4 * 4 * 16 * 32
+        + 8 * 8 * 8 * 9
+        + 8 * 8 * 8 * 16
+        + 4 * 4 * 16 * 9
+        + 4 * 4 * 16 * 32
         + 32 * 5
     )
     assert row.params == (
-        8 * 27 + 2 * 8 + 8 * 9 + 2 * 8 + 8 * 16 + 2 * 16
-        + 16 * 9 + 2 * 16 + 16 * 32 + 2 * 32 + 32 * 5 + 5
+        8 * 27
+        + 2 * 8
+        + 8 * 9
+        + 2 * 8
+        + 8 * 16
+        + 2 * 16
+        + 16 * 9
+        + 2 * 16
+        + 16 * 32
+        + 2 * 32
+        + 32 * 5
+        + 5
     )
 
 
@@ -216,7 +241,9 @@ def test_profile_counts_the_slices(mutual):
 
 def sub_networks():
     return [
-        (OperatingPoint(width=0.25), 16), (drawn(0.7), 24), (drawn(0.45), 32)
+        (OperatingPoint(width=0.25), 16),
+        (drawn(0.7), 24),
+        (drawn(0.45), 32),
     ]
 
 
@@ -313,9 +340,7 @@ def test_loss_scaling(mutual, batch):
     gradients = []
     for optimizer in (
         training.SGD(0.1),
-        keras.optimizers.LossScaleOptimizer(
-            training.SGD(0.1), initial_scale=64.0
-        ),
+        keras.optimizers.LossScaleOptimizer(training.SGD(0.1), initial_scale=64.0),
     ):
         mutual.compile(optimizer)
         optimizer.build(mutual.trainable_variables)
@@ -363,8 +388,7 @@ def test_us_net_draws_one_resolution(batch):
 def test_alpha_divergence_is_its_formula():
     rng = np.random.default_rng(0)
     p_logits, q_logits = rng.normal(0, 1.5, (2, 6, 5))
-    p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True)
-            for z in (p_logits, q_logits))
+    p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (p_logits, q_logits))
     kl = (p * np.log(p / q)).sum(-1)
     # alpha = -1: f(r) = (1/r - 1) / 2, with 1/r at most 5
     reverse = (q * (np.minimum(q / p, 5) - 1) / 2).sum(-1)
@@ -379,15 +403,13 @@ def test_alpha_divergence_is_its_formula():
     z = tf.Variable(q_logits.astype("float32"))
     with tf.GradientTape() as tape:
         value = tf.reduce_sum(loss(p_logits, z))
-    weight = np.where(
-        (kl > reverse)[:, None], p / q, -np.minimum(q / p, 5)
-    )
+    weight = np.where((kl > reverse)[:, None], p / q, -np.minimum(q / p, 5))
     blame = q * weight
     expected = q * blame.sum(-1, keepdims=True) - blame
     np.testing.assert_allclose(tape.gradient(value, z), expected, rtol=1e-4)
-    assert {type(make_mutual(distillation=d).divergence)
-            for d in ("kl", "alpha")} == {
-        losses.Distillation, losses.AlphaDivergence
+    assert {type(make_mutual(distillation=d).divergence) for d in ("kl", "alpha")} == {
+        losses.Distillation,
+        losses.AlphaDivergence,
     }
 
 
@@ -450,9 +472,7 @@ def test_calibration_is_the_exact_average(mutual, batches, tmp_path):
     # and with another classifier on top of it
     head = copy.with_classes(3)
     assert head.logits(x, point).shape == (5, 3)
-    np.testing.assert_array_equal(
-        head.features(x, point), copy.features(x, point)
-    )
+    np.testing.assert_array_equal(head.features(x, point), copy.features(x, point))
 
 
 def test_logits_are_those_of_the_whole_batch(mutual, batch):
@@ -495,8 +515,10 @@ def table_rows():
         return inference.QueryRow(name, accuracy, madds, {1: ms, 8: ms / 2}, resolution)
 
     return (
-        row("r32_w100", 0.8, 10e6, 4.0, 32), row("r32_w050", 0.7, 4e6, 2.0, 32),
-        row("r16_w100", 0.75, 3e6, 2.5, 16), row("r16_w050", 0.7, 1e6, 1.0, 16),
+        row("r32_w100", 0.8, 10e6, 4.0, 32),
+        row("r32_w050", 0.7, 4e6, 2.0, 32),
+        row("r16_w100", 0.75, 3e6, 2.5, 16),
+        row("r16_w050", 0.7, 1e6, 1.0, 16),
     )
 
 
@@ -507,7 +529,9 @@ def test_best_and_front(table_rows, tmp_path):
     assert table.best(max_ms=2.0).name == "r16_w050"
     assert table.best(max_ms=2.0, batch=8).name == "r32_w100"
     assert [r.name for r in table.front()] == [
-        "r16_w050", "r16_w100", "r32_w100"
+        "r16_w050",
+        "r16_w100",
+        "r32_w100",
     ]
     with pytest.raises(ValueError, match="'r16_w050', costs 1e[+]06"):
         table.best(max_madds=5e5)
@@ -570,7 +594,11 @@ def test_rows_of_the_other_families(tiny, tiny_cascade, batch):
     assert [row.name for row in table.rows] == ["r32", "r24", "r16"]
     held_out = inference.collect_logits(tiny_cascade, data, verbose=False)
     table = inference.QueryTable.measure(
-        tiny_cascade, data, held_out=held_out, budgets=3, repeats=1,
+        tiny_cascade,
+        data,
+        held_out=held_out,
+        budgets=3,
+        repeats=1,
         verbose=False,
     )
     names = [row.name for row in table.rows]
@@ -585,17 +613,21 @@ def test_rows_of_the_other_families(tiny, tiny_cascade, batch):
 
 
 def test_points_as_exits_and_signatures(mutual, batch, tmp_path):
-    points = [mutual.full_point, OperatingPoint(16, 0.25), OperatingPoint(24, 0.5)]
+    points = [
+        mutual.full_point,
+        OperatingPoint(16, 0.25),
+        OperatingPoint(24, 0.5),
+    ]
     inference.calibrate_batch_norm(mutual, [batch], points, verbose=False)
     cascade = keras_resadapt.PointCascade(mutual, points)
     assert [p.name for p in cascade.points] == [
-        "r16_w025", "r24_w050", "r32_w100"
+        "r16_w025",
+        "r24_w050",
+        "r32_w100",
     ]
     images = batch[0]
     answer = inference.AdaptivePredictor(cascade, [0.5, 0.5]).predict(images)
-    for image, exit, probabilities in zip(
-        images, answer.exits, answer.probabilities
-    ):
+    for image, exit, probabilities in zip(images, answer.exits, answer.probabilities):
         point = cascade.points[exit]
         x = layers.resize_bilinear(ops.array(image[None]), point.resolution)
         expected = ops.softmax(mutual.logits(x, point))[0]

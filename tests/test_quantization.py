@@ -4,25 +4,26 @@ import os
 import subprocess
 import sys
 
-import keras_resadapt
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_tiny, make_tiny_cascade, randomize
 
-from conftest import make_tiny
-from conftest import make_tiny_cascade
-from conftest import randomize
-from keras_resadapt import OperatingPoint
-from keras_resadapt import backbones
-from keras_resadapt import export
-from keras_resadapt import inference
-from keras_resadapt import layers
-from keras_resadapt import quantization
-from keras_resadapt.quantization import Int8
-from keras_resadapt.quantization import LearnedQuantization
-from keras_resadapt.quantization.int8 import LastValueWeights
-from keras_resadapt.quantization.int8 import MovingRangeActivations
+import keras_resadapt
+from keras_resadapt import (
+    OperatingPoint,
+    backbones,
+    export,
+    inference,
+    layers,
+    quantization,
+)
+from keras_resadapt.quantization import Int8, LearnedQuantization
+from keras_resadapt.quantization.int8 import (
+    LastValueWeights,
+    MovingRangeActivations,
+)
 from keras_resadapt.quantization.learned import LearnedWeights
 from keras_resadapt.quantization.per_point import SwitchableQuantizer
 
@@ -35,7 +36,8 @@ def run_python(code, **environment):
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": root, **environment},
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -89,14 +91,17 @@ def test_weights_are_symmetric_and_narrow():
     np.testing.assert_allclose(
         quantizer(part, 2 * kernel),
         np.clip(np.round(part / scale[:3]), -127, 127) * scale[:3],
-        rtol=1e-5, atol=1e-5,
+        rtol=1e-5,
+        atol=1e-5,
     )
     whole = LastValueWeights(bits=4, per_channel=False)
     whole.build(kernel.shape)
     scale = np.abs(kernel).max() / 7
     np.testing.assert_allclose(
         whole(kernel, kernel, training=True),
-        np.round(kernel / scale) * scale, rtol=1e-4, atol=1e-4,
+        np.round(kernel / scale) * scale,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
@@ -111,30 +116,23 @@ def test_activation_ranges_are_moving_averages():
         limits = limits + (batch - limits) / (count + 1)
         limits = 0.999 * limits + 0.001 * batch
         outputs = quantizer(x, training=True)
-        np.testing.assert_allclose(
-            outputs, fake_quantized(x, *limits), atol=1e-5
-        )
-    np.testing.assert_allclose(
-        [float(v) for v in quantizer.state], limits, rtol=1e-5
-    )
+        np.testing.assert_allclose(outputs, fake_quantized(x, *limits), atol=1e-5)
+    np.testing.assert_allclose([float(v) for v in quantizer.state], limits, rtol=1e-5)
     np.testing.assert_allclose(
         quantizer(10 * x), fake_quantized(10 * x, *limits), atol=1e-4
     )
     np.testing.assert_allclose(
         quantizer.quantize_by_batch(10 * x),
-        fake_quantized(10 * x, 10 * x.min(), 10 * x.max()), atol=1e-4,
+        fake_quantized(10 * x, 10 * x.min(), 10 * x.max()),
+        atol=1e-4,
     )
     quantizer.batches.assign(1000)
     quantizer(2 * x, training=True)  # TFMOT's average alone
     limits = 0.999 * limits + 0.002 * batch
-    np.testing.assert_allclose(
-        [float(v) for v in quantizer.state], limits, rtol=1e-5
-    )
+    np.testing.assert_allclose([float(v) for v in quantizer.state], limits, rtol=1e-5)
     quantizer.trainable = False
     quantizer(100 * x, training=True)
-    np.testing.assert_allclose(
-        [float(v) for v in quantizer.state], limits, rtol=1e-5
-    )
+    np.testing.assert_allclose([float(v) for v in quantizer.state], limits, rtol=1e-5)
 
 
 def test_a_channel_of_zeros_keeps_a_range():
@@ -229,15 +227,14 @@ def test_every_family_in_int8(family):
     network = getattr(quantized, "network", quantized)
     original = getattr(model, "network", model)
     assert network.quantization == Int8()
-    kept = {
-        k: v for k, v in network.get_config().items() if k != "quantization"
-    }
+    kept = {k: v for k, v in network.get_config().items() if k != "quantization"}
     expected = original.get_config()
     del expected["quantization"]
     assert str(kept) == str(expected)
     assert quantized.profile(points) == model.profile(points)
     weighted = [
-        layer for layer in network._flatten_layers()
+        layer
+        for layer in network._flatten_layers()
         if getattr(layer, "weight_quantizer", None) is not None
     ]
     assert weighted and all(layer.input_step for layer in weighted)
@@ -247,9 +244,7 @@ def test_every_family_in_int8(family):
 def test_products_and_offsets_are_those_of_integers(point):
     """A convolution, its normalization and the classifier, in NumPy."""
     keras.utils.set_random_seed(0)
-    model = quantization.quantize(
-        randomize(make_tiny(resolutions=(32, 16))), Int8()
-    )
+    model = quantization.quantize(randomize(make_tiny(resolutions=(32, 16))), Int8())
     quantization.calibrate_ranges(model, batches_of(model), verbose=False)
     rng = np.random.default_rng(0)
     model.classifier.bias.assign(rng.normal(0, 1, 5))
@@ -272,7 +267,8 @@ def test_products_and_offsets_are_those_of_integers(point):
     padded = np.pad(codes(x, step), [(0, 0), (1, 1), (1, 1), (0, 0)])
     sums = sum(
         padded[:, i : i + 4, j : j + 4] @ kernel[i, j]
-        for i in range(3) for j in range(3)
+        for i in range(3)
+        for j in range(3)
     )
     expected = unit * (np.sign(scale) * sums + np.round(offset / unit))
     actual = layers.conv_norm(conv, norm, x, point, training=False)
@@ -286,12 +282,8 @@ def test_products_and_offsets_are_those_of_integers(point):
     step = float(point.step(dense.input_quantizer))
     kernel, weight_step = weight_codes(dense, np.array(dense.kernel))
     unit = step * weight_step
-    expected = unit * (
-        codes(x, step) @ kernel + np.round(np.array(dense.bias) / unit)
-    )
-    expected = np.array(
-        point.call(dense.output_quantizer, expected.astype("float32"))
-    )
+    expected = unit * (codes(x, step) @ kernel + np.round(np.array(dense.bias) / unit))
+    expected = np.array(point.call(dense.output_quantizer, expected.astype("float32")))
     np.testing.assert_allclose(point.call(dense, x), expected, atol=3e-6)
 
 
@@ -301,9 +293,7 @@ def test_gradients_pass_rounded_offsets():
     quantization.calibrate_ranges(model, batches_of(model), verbose=False)
     (point,) = model.operating_points
     images = batches_of(model)[0][0]
-    biased = [
-        v for v in model.trainable_variables if v.name in ("beta", "bias")
-    ]
+    biased = [v for v in model.trainable_variables if v.name in ("beta", "bias")]
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.logits(images, point)[:, 0] ** 2)
     gradients = tape.gradient(loss, [v.value for v in biased])
@@ -353,9 +343,12 @@ def test_private_and_shared_ranges(private, kind):
     )
     model = make_tiny(resolutions=(32, 16), quantization=scheme)
     states = [
-        v.path for v in model.variables
-        if v.name in ("activations_max", "basis") and v.shape == ()
-        or v.name == "basis" and len(v.shape) == 1
+        v.path
+        for v in model.variables
+        if v.name in ("activations_max", "basis")
+        and v.shape == ()
+        or v.name == "basis"
+        and len(v.shape) == 1
     ]
     of_16 = [path for path in states if "/r16/" in path]
     assert states and len(of_16) == (len(states) // 2 if private else 0)
@@ -364,7 +357,8 @@ def test_private_and_shared_ranges(private, kind):
     small = layers.resize_bilinear(tf.constant(images), 16)
     model.logits(small, model.operating_points[1], training=True)
     moved = {
-        v.path for v in model.variables
+        v.path
+        for v in model.variables
         if v.path in states and not np.array_equal(before[v.path], v)
     }
     assert moved == set(of_16 if private else states)
@@ -378,14 +372,10 @@ def test_two_replicas_train_as_one():
     for strategy in ("none", "mirrored"):
         keras.utils.set_random_seed(0)
         with training.strategy_scope(strategy):
-            model = make_tiny(
-                resolutions=(32,), quantization=LearnedQuantization(2, 2)
-            )
+            model = make_tiny(resolutions=(32,), quantization=LearnedQuantization(2, 2))
             model.compile(keras.optimizers.SGD(0.01))
         (images, labels), *_ = batches_of(model, 1, 16)
-        model.fit(
-            images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0
-        )
+        model.fit(images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0)
         results.append({v.path: np.array(v) for v in model.variables})
     one, two = results
     assert [name for name in one if name.endswith("basis")]
@@ -411,9 +401,7 @@ def test_calibration_averages_batches():
     with pytest.raises(ValueError, match="no batches"):
         quantization.calibrate_ranges(model, [], verbose=False)
     with pytest.raises(ValueError, match="Only the resolutions"):
-        quantization.calibrate_ranges(
-            model, data, [OperatingPoint(24)], verbose=False
-        )
+        quantization.calibrate_ranges(model, data, [OperatingPoint(24)], verbose=False)
     quantization.check_calibrated(model, model.operating_points)
 
 
@@ -422,7 +410,8 @@ def test_a_new_network_knows_the_range_of_its_weights():
     conv = model.backbone.stages[1][0].convs[0]
     np.testing.assert_allclose(
         conv.weight_quantizer.magnitude(conv.filters),
-        np.abs(np.array(conv.kernel)).max(axis=(0, 1, 2)), rtol=1e-6,
+        np.abs(np.array(conv.kernel)).max(axis=(0, 1, 2)),
+        rtol=1e-6,
     )
 
 
@@ -451,13 +440,19 @@ def test_a_basis_moves_once_a_step():
     networks = {
         "rsnet": make_tiny(resolutions=(32, 24, 16), quantization=scheme),
         "mutualnet": keras_resadapt.MutualMobileNetV1(
-            5, (0.5, 1.0), (32, 24), depths=(1,), filters=(16,), stem="small",
+            5,
+            (0.5, 1.0),
+            (32, 24),
+            depths=(1,),
+            filters=(16,),
+            stem="small",
             quantization=scheme,
         ),
     }
     for name, model in networks.items():
         layer = next(
-            layer for layer in model._flatten_layers()
+            layer
+            for layer in model._flatten_layers()
             if getattr(layer, "weight_quantizer", None) is not None
         )
         kernel = np.array(layer.output_last(layer.kernel))
@@ -469,7 +464,9 @@ def test_a_basis_moves_once_a_step():
         (images, labels), *_ = batches_of(model, 1)
         model.train_on_batch(images, labels)
         np.testing.assert_allclose(
-            layer.weight_quantizer.basis, expected.basis, atol=1e-5,
+            layer.weight_quantizer.basis,
+            expected.basis,
+            atol=1e-5,
             err_msg=name,
         )
 
@@ -510,9 +507,7 @@ def test_thresholds_are_carried_over():
     model = make_tiny_cascade()
     (images, labels), *_ = batches_of(model, 1, 64)
     logits = inference.collect_logits(model, [(images, labels)], verbose=False)
-    thresholds = inference.Thresholds(
-        (0.5, 0.5), fingerprint=logits.fingerprint
-    )
+    thresholds = inference.Thresholds((0.5, 0.5), fingerprint=logits.fingerprint)
     quantized = quantization.quantize(model, Int8())
     with pytest.raises(ValueError, match="another model"):
         thresholds.check(quantized)
@@ -557,7 +552,8 @@ def test_packed_weights_give_the_same_answers(bits, tmp_path):
     for point in model.operating_points:
         np.testing.assert_allclose(
             logits_of(unpacked, images, point),
-            logits_of(model, images, point), atol=1e-6,
+            logits_of(model, images, point),
+            atol=1e-6,
         )
     with pytest.raises(ValueError, match="is not packed"):
         quantization.unpack(unpacked)
@@ -565,12 +561,14 @@ def test_packed_weights_give_the_same_answers(bits, tmp_path):
 
 def test_files_hold_two_bits_a_weight(tmp_path):
     model = keras_resadapt.RSNet18(
-        5, (32,), depths=(1, 1), filters=(64, 64), stem="small",
+        5,
+        (32,),
+        depths=(1, 1),
+        filters=(64, 64),
+        stem="small",
         quantization=LearnedQuantization(2, 32),
     )
-    weights = sum(
-        int(np.prod(v.shape)) for v in model.variables if v.name == "kernel"
-    )
+    weights = sum(int(np.prod(v.shape)) for v in model.variables if v.name == "kernel")
     model.save_weights(tmp_path / "float.weights.h5")
     quantization.pack(model).save_weights(tmp_path / "packed.weights.h5")
     saved = (tmp_path / "float.weights.h5").stat().st_size - (
@@ -665,17 +663,16 @@ def test_a_layer_without_a_quantized_form_is_named():
 
 ORDERS = {
     "package_first": "import keras_resadapt, keras\nimport tensorflow as tf\n",
-    "tensorflow_first": (
-        "import tensorflow as tf\nimport keras_resadapt, keras\n"
-    ),
+    "tensorflow_first": ("import tensorflow as tf\nimport keras_resadapt, keras\n"),
 }
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_tfmot_comes_late_and_leaves_tf_keras_alone(order):
     output = run_python(
-        "import sys\n" + ORDERS[order] +
-        "late = not any('model_optimization' in m for m in sys.modules)\n"
+        "import sys\n"
+        + ORDERS[order]
+        + "late = not any('model_optimization' in m for m in sys.modules)\n"
         "keras_resadapt.RSNet18(5, (32,), depths=(1,), filters=(8,),\n"
         "    quantization=keras_resadapt.quantization.Int8())\n"
         "import os\n"

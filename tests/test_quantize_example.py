@@ -17,13 +17,20 @@ def run(folder, resolutions, *arguments):
     output = os.path.join(folder, "out")
     result = subprocess.run(
         [
-            sys.executable, os.path.join(ROOT, "examples", "quantize.py"),
-            f"--model={model}", f"--output_dir={output}", "--epochs=1",
-            "--batch_size=500", "--calibration_images=100",
-            "--timed_passes=1", *arguments,
+            sys.executable,
+            os.path.join(ROOT, "examples", "quantize.py"),
+            f"--model={model}",
+            f"--output_dir={output}",
+            "--epochs=1",
+            "--batch_size=500",
+            "--calibration_images=100",
+            "--timed_passes=1",
+            *arguments,
         ],
-        env={**os.environ, "PYTHONPATH": ROOT}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert result.returncode == 0, result.stdout[-3000:]
     with open(os.path.join(output, "table.json")) as file:

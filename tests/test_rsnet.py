@@ -4,15 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import RESOLUTIONS
-from conftest import make_tiny
-from conftest import randomize
+from conftest import RESOLUTIONS, make_tiny, randomize
 
 import keras_resadapt
-from keras_resadapt import OperatingPoint
-from keras_resadapt import layers
-from keras_resadapt import losses
-from keras_resadapt import training
+from keras_resadapt import OperatingPoint, layers, losses, training
 
 
 def pyramid(images):
@@ -60,7 +55,9 @@ class TestForward:
     def test_ensemble_weights_are_the_softmax_of_alpha(self, tiny):
         alpha = tiny.alpha.numpy()
         np.testing.assert_allclose(
-            tiny.ensemble_weights, np.exp(alpha) / np.exp(alpha).sum(), rtol=1e-5
+            tiny.ensemble_weights,
+            np.exp(alpha) / np.exp(alpha).sum(),
+            rtol=1e-5,
         )
         np.testing.assert_allclose(make_tiny().ensemble_weights, [1 / 3] * 3)
 
@@ -125,9 +122,7 @@ class TestLoss:
         else:
             np.testing.assert_allclose(
                 terms["distillation"],
-                losses.distillation_loss(
-                    points, logits["ensemble"], distillation
-                ),
+                losses.distillation_loss(points, logits["ensemble"], distillation),
             )
         np.testing.assert_allclose(
             model.compute_loss(y=labels, y_pred=logits),
@@ -161,7 +156,9 @@ class TestLoss:
         logs = model.evaluate(images, labels, verbose=0, return_dict=True)
         assert set(logs) == {"loss", "r32_accuracy"}
         np.testing.assert_allclose(
-            logs["loss"], losses.CrossEntropy()(labels, model(images)), rtol=1e-5
+            logs["loss"],
+            losses.CrossEntropy()(labels, model(images)),
+            rtol=1e-5,
         )
         assert not any("alpha" in v.path for v in model.variables)
         np.testing.assert_array_equal(model.ensemble_weights, [1])
@@ -178,7 +175,11 @@ class TestFit:
             ],
         )
         history = tiny.fit(
-            images, labels, epochs=2, batch_size=4, verbose=0,
+            images,
+            labels,
+            epochs=2,
+            batch_size=4,
+            verbose=0,
             validation_data=batch,
         ).history
         names = ["r32", "r24", "r16", "ensemble"]
@@ -252,9 +253,7 @@ class TestFit:
         assert model.alpha.dtype == "float32"
         model.compile(training.SGD(0.01))
         loss = model.train_on_batch(*batch)
-        np.testing.assert_allclose(
-            loss, self._first_loss(weights, batch), rtol=0.02
-        )
+        np.testing.assert_allclose(loss, self._first_loss(weights, batch), rtol=0.02)
 
     @staticmethod
     def _first_loss(weights, batch):
@@ -268,9 +267,7 @@ class TestFit:
         tiny.compile(training.SGD(0.01), jit_compile=True)
         assert tiny.jit_compile
         loss = tiny.train_on_batch(*batch)
-        np.testing.assert_allclose(
-            loss, self._first_loss(weights, batch), rtol=1e-4
-        )
+        np.testing.assert_allclose(loss, self._first_loss(weights, batch), rtol=1e-4)
 
     def test_callbacks_class_weights_and_steps_per_execution(
         self, tiny, batch, tmp_path
@@ -278,7 +275,11 @@ class TestFit:
         path = str(tmp_path / "best.keras")
         tiny.compile("adam", metrics=["accuracy"], steps_per_execution=2)
         tiny.fit(
-            *batch, batch_size=2, epochs=2, validation_split=0.25, verbose=0,
+            *batch,
+            batch_size=2,
+            epochs=2,
+            validation_split=0.25,
+            verbose=0,
             class_weight={i: 1.0 for i in range(5)},
             callbacks=[
                 keras.callbacks.EarlyStopping("val_r16_accuracy", mode="max"),
@@ -386,9 +387,7 @@ class TestBadInput:
         labels = batch[1].copy()
         labels[3] = label
         tiny.compile()
-        with pytest.raises(
-            tf.errors.InvalidArgumentError, match="from 0 to 4"
-        ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 4"):
             tiny.evaluate(batch[0], labels, verbose=0)
 
     def test_a_loss_of_probabilities(self, tiny):

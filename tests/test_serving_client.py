@@ -117,8 +117,7 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
                 f'Serving signature name: "{name}" not found in signature def'
             )
         images = [
-            base64.b64decode(row["b64"], validate=True)
-            for row in request["instances"]
+            base64.b64decode(row["b64"], validate=True) for row in request["instances"]
         ]
         outputs = self.server.signatures[name](images=tf.constant(images))
         return {
@@ -149,9 +148,7 @@ def service(signatures):
     """The service and where it listens."""
     service = PredictionService(signatures)
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        service, server
-    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield service
@@ -202,16 +199,12 @@ def expected(signatures, name, files):
 
 def test_prints_the_top_classes(ask, signatures, files, capsys):
     ask("--signature=r16", "--images", *files)
-    assert capsys.readouterr().out == expected(
-        signatures, "r16_encoded", files
-    )
+    assert capsys.readouterr().out == expected(signatures, "r16_encoded", files)
 
 
 def test_default_signature(ask, signatures, files, capsys):
     ask("--images", files[1])
-    assert capsys.readouterr().out == expected(
-        signatures, "r24_encoded", files[1:]
-    )
+    assert capsys.readouterr().out == expected(signatures, "r24_encoded", files[1:])
 
 
 def test_grpc_is_the_default(service, files, capsys):
@@ -254,9 +247,7 @@ def test_server_that_does_not_answer(ask, files):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        message = error_of(
-            ask, "--timeout=0.5", "--images", *files, address=address
-        )
+        message = error_of(ask, "--timeout=0.5", "--images", *files, address=address)
     assert address in message
     assert "timed out" in message or "DEADLINE_EXCEEDED" in message
 

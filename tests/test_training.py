@@ -10,8 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_tiny
-from conftest import randomize
+from conftest import make_tiny, randomize
 
 import keras_resadapt
 from keras_resadapt import training
@@ -50,9 +49,7 @@ class TestSGD:
 
     def test_config(self):
         optimizer = training.SGD(0.2, 0.8, True, weight_decay=1e-3)
-        copy = keras.optimizers.deserialize(
-            keras.optimizers.serialize(optimizer)
-        )
+        copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
         assert copy.get_config() == optimizer.get_config()
         with pytest.raises(ValueError, match="`weight_decay`.*-1"):
             training.SGD(weight_decay=-1)
@@ -76,9 +73,7 @@ class TestRecipe:
         np.testing.assert_allclose(rate(20), 0.1)
         np.testing.assert_allclose(rate(40), 0.2)
         np.testing.assert_allclose(rate(200), 0, atol=1e-7)
-        rate = recipe.optimizer(
-            20, 64, gradient_accumulation_steps=4
-        )._learning_rate
+        rate = recipe.optimizer(20, 64, gradient_accumulation_steps=4)._learning_rate
         np.testing.assert_allclose(rate(20), 0.05)
         np.testing.assert_allclose(rate(40), 0.1)
         np.testing.assert_allclose(rate(200), 0, atol=1e-7)
@@ -112,9 +107,7 @@ class TestRecipe:
         recipe = dataclasses.replace(training.MSNET, warmup_epochs=4)
         rate = recipe.optimizer(10, 256)._learning_rate
         rates = [float(rate(step)) for step in (0, 20, 299, 300, 600, 900)]
-        np.testing.assert_allclose(
-            rates, [0, 0.05, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5
-        )
+        np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5)
         imagenet = training.RANET_IMAGENET.optimizer(3, 256)._learning_rate
         assert imagenet.milestones == (90, 180)
         with pytest.raises(ValueError, match="shares of the epochs"):
@@ -146,7 +139,8 @@ def test_two_replicas_train_as_one(batch):
             model = randomize(make_tiny(resolutions=(32, 16)))
             model.compile(
                 # At larger rates, six steps on noise amplify rounding.
-                training.SGD(0.01, weight_decay=1e-3), metrics=["accuracy"]
+                training.SGD(0.01, weight_decay=1e-3),
+                metrics=["accuracy"],
             )
         history = model.fit(images, epochs=2, verbose=0, shuffle=False)
         logs = model.evaluate(images, verbose=0, return_dict=True)
@@ -206,7 +200,8 @@ def test_jax_trains_the_same_without_tensorflow(batch, tmp_path):
     }
     subprocess.run(
         [sys.executable, "-c", JAX_SCRIPT, str(tmp_path)],
-        env=environment, check=True,
+        env=environment,
+        check=True,
     )
     history, logs, madds = json.loads((tmp_path / "jax.json").read_text())
     tiny.compile(training.SGD(0.05, weight_decay=1e-3), metrics=["accuracy"])
@@ -229,12 +224,18 @@ def train_rsnet(output_dir, *arguments, **kwargs):
             sys.executable,
             os.path.join(ROOT, "examples", "train_rsnet.py"),
             f"--output_dir={output_dir}",
-            "--resolutions=32,16", "--depths=1", "--filters=4",
-            "--batch_size=500", "--epochs=3", "--deterministic",
+            "--resolutions=32,16",
+            "--depths=1",
+            "--filters=4",
+            "--batch_size=500",
+            "--epochs=3",
+            "--deterministic",
             *arguments,
         ],
         env={**os.environ, "PYTHONPATH": ROOT},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         **kwargs,
     )
 
@@ -308,8 +309,14 @@ print(type(model).__name__, model.resolution, model.preprocessing.mode,
     [
         ([], "RANet 48 imagenet False 300 (0.5, 0.75) 64 pad"),
         (
-            ["--model=tiny_msdnet", "--resolution=32", "--preprocessing=unit",
-             "--gradient_equilibrium", "--epochs=5", "--schedule=cosine"],
+            [
+                "--model=tiny_msdnet",
+                "--resolution=32",
+                "--preprocessing=unit",
+                "--gradient_equilibrium",
+                "--epochs=5",
+                "--schedule=cosine",
+            ],
             "MSDNet 32 unit True 5 None 64 pad",
         ),
     ],
@@ -319,7 +326,9 @@ def test_train_ranet_flags(arguments, expected):
     output = subprocess.run(
         [sys.executable, "-c", RANET_SCRIPT, *arguments],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{examples}"},
-        stdout=subprocess.PIPE, text=True, check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     ).stdout
     assert output.strip() == expected
 
@@ -330,7 +339,9 @@ def test_checkpoints_are_whole_or_absent(tmp_path, batch):
     assert training.load_last_checkpoint(str(tmp_path / "none")) is None
     folder = str(tmp_path / "checkpoint")
     model.fit(
-        *batch, epochs=2, verbose=0,
+        *batch,
+        epochs=2,
+        verbose=0,
         callbacks=[training.EpochCheckpoint(folder)],
     )
     assert os.listdir(folder) == ["epoch_0002.keras"]
@@ -344,8 +355,7 @@ def test_checkpoints_are_whole_or_absent(tmp_path, batch):
 
 
 def test_latency_and_plot(tiny, tmp_path):
-    from keras_resadapt import analysis
-    from keras_resadapt import inference
+    from keras_resadapt import analysis, inference
 
     latency = inference.measure_latency(tiny, repeats=3)
     assert list(latency) == ["r32", "r24", "r16"]
@@ -361,6 +371,4 @@ def test_latency_and_plot(tiny, tmp_path):
 
 
 def test_version():
-    assert keras_resadapt.__version__ in open(
-        os.path.join(ROOT, "setup.py")
-    ).read()
+    assert keras_resadapt.__version__ in open(os.path.join(ROOT, "setup.py")).read()

@@ -53,8 +53,9 @@ def plot_accuracy_cost(
         raise ValueError("`curves` must have a point in every curve.")
     if not all(map(len, sweeps.values())):
         raise ValueError("`sweeps` must have a point in every sweep.")
-    for row in (row for part in (curves, sweeps) for rows in part.values()
-                for row in rows):
+    for row in (
+        row for part in (curves, sweeps) for rows in part.values() for row in rows
+    ):
         if not 0 <= row[-1] <= 1:
             raise ValueError(f"Accuracies must be in [0, 1]. Received: {row}")
 
@@ -104,8 +105,11 @@ def plot_accuracy_cost(
 def _name_points(axes, rows, scale):
     for name, cost, accuracy in rows:
         axes.annotate(
-            name, (scale * cost, 100 * accuracy), xytext=(0, 8),
-            textcoords="offset points", ha="center",
+            name,
+            (scale * cost, 100 * accuracy),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
         )
 
 

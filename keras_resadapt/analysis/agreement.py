@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
-from keras_resadapt.inference.point_logits import collect_logits
+from keras_resadapt.inference.storing.point_logits import collect_logits
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +105,7 @@ def plot_agreement(
 
     points = cheap_and_dear(model) if points is None else tuple(points)
     if len(points) != 2:
-        raise ValueError(
-            f"`points` must be two, cheap and dear. Received: {points}"
-        )
+        raise ValueError(f"`points` must be two, cheap and dear. Received: {points}")
     collected = collect_logits(model, data, points, verbose)
     cheap, dear = collected.correct
     if thresholds is None:
@@ -121,7 +119,10 @@ def plot_agreement(
         *(
             float(np.mean(region))
             for region in (
-                cheap & dear, cheap & ~dear, ~cheap & dear, ~cheap & ~dear
+                cheap & dear,
+                cheap & ~dear,
+                ~cheap & dear,
+                ~cheap & ~dear,
             )
         ),
         thresholds,
@@ -152,7 +153,9 @@ def plot_agreement(
     )
     right.plot(thresholds, 100 * precision, label="precision: of these, right")
     right.plot(
-        thresholds, 100 * coverage, linestyle="--",
+        thresholds,
+        100 * coverage,
+        linestyle="--",
         label="coverage: images at or above it",
     )
     right.set_xlabel(f"threshold of the confidence at {low}")

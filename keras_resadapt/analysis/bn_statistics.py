@@ -49,9 +49,7 @@ def bn_statistics(model: keras.Model, layers: str = "") -> BNStatistics:
     """
     table = {}  # by layer, resolution and vector
     for variable in model.variables:
-        found = re.fullmatch(
-            rf"(.+)/r(\d+)/({'|'.join(VECTORS)})", variable.path
-        )
+        found = re.fullmatch(rf"(.+)/r(\d+)/({'|'.join(VECTORS)})", variable.path)
         if found:
             layer, resolution, vector = found.groups()
             values = ops.convert_to_numpy(variable).astype("float64")
@@ -114,9 +112,7 @@ def plot_bn_statistics(
 
     statistics = bn_statistics(model, layers)
     count = len(statistics.layers)
-    colors = colormaps["viridis"](
-        np.linspace(0, 0.9, len(statistics.resolutions))
-    )
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(statistics.resolutions)))
     figure = Figure(figsize=(13, 6), dpi=120, layout="constrained")
     grid = figure.subplots(2, len(VECTORS), sharex=True)
     places = np.arange(1, count + 1)
@@ -126,7 +122,10 @@ def plot_bn_statistics(
                 of_vector, statistics.resolutions, colors
             ):
                 axes.plot(
-                    places, line, marker=".", color=color,
+                    places,
+                    line,
+                    marker=".",
+                    color=color,
                     label=f"{resolution} x {resolution}",
                 )
             if name == "moving_variance" and np.all(of_vector > 0):
@@ -143,9 +142,7 @@ def plot_bn_statistics(
     else:
         figure.supxlabel("layer")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside right upper", title="resolution"
-    )
+    figure.legend(handles, labels, loc="outside right upper", title="resolution")
     figure.suptitle(title)
     figure.savefig(path)
     return statistics

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
-from keras_resadapt.inference.point_logits import collect_logits
+from keras_resadapt.inference.storing.point_logits import collect_logits
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def plot_complementarity(
@@ -58,8 +58,6 @@ def plot_complementarity(
     draw_heat_table(axes, 100 * shares + empty, names, names)
     axes.set_xlabel("right")
     axes.set_ylabel("wrong")
-    axes.set_title(
-        title or f"% of {len(collected.labels)} images", fontsize="medium"
-    )
+    axes.set_title(title or f"% of {len(collected.labels)} images", fontsize="medium")
     figure.savefig(path)
     return shares

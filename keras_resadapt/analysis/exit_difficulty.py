@@ -54,10 +54,7 @@ def plot_exit_difficulty(
         )
     edges = np.histogram_bin_edges(difficulty, bins)
     counts = np.array(
-        [
-            np.histogram(difficulty[exits == exit], edges)[0]
-            for exit in range(num_exits)
-        ]
+        [np.histogram(difficulty[exits == exit], edges)[0] for exit in range(num_exits)]
     )
 
     totals = counts.sum(axis=0)
@@ -70,14 +67,23 @@ def plot_exit_difficulty(
         left = exits == exit
         mean = f", mean {difficulty[left].mean():.2f}" if left.any() else ""
         axes.bar(
-            edges[:-1], share, np.diff(edges) * 0.95, bottom, align="edge",
-            color=color, label=f"exit {exit}{mean}",
+            edges[:-1],
+            share,
+            np.diff(edges) * 0.95,
+            bottom,
+            align="edge",
+            color=color,
+            label=f"exit {exit}{mean}",
         )
         bottom += share
     for place, total in zip((edges[:-1] + edges[1:]) / 2, totals):
         axes.annotate(
-            f"{total}", (place, 100), xytext=(0, 2), fontsize="small",
-            textcoords="offset points", ha="center",
+            f"{total}",
+            (place, 100),
+            xytext=(0, 2),
+            fontsize="small",
+            textcoords="offset points",
+            ha="center",
         )
     axes.set_xlabel("difficulty (above the bars: number of images)")
     axes.set_ylabel("left at the exit (%)")

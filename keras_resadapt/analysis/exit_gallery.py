@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
-from keras_resadapt.inference.batches import images_at
-from keras_resadapt.inference.batches import labelled_batches
+from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.models.cascade import Cascade
 
 if TYPE_CHECKING:  # it needs TensorFlow, which the other pictures do not
@@ -75,7 +74,9 @@ def plot_exit_gallery(
         ValueError: Bad thresholds or data, or a class of which there is no
             picture.
     """
-    from keras_resadapt.inference.adaptive_predictor import AdaptivePredictor
+    from keras_resadapt.inference.running.adaptive_predictor import (
+        AdaptivePredictor,
+    )
 
     if columns < 1:
         raise ValueError(f"`columns` must be positive. Received: {columns}")
@@ -92,9 +93,7 @@ def plot_exit_gallery(
             images = images_at(images, model.resolution)
         images = ops.convert_to_numpy(images)
         if predictor is None:
-            predictor = AdaptivePredictor(
-                model, thresholds, resolution=images.shape[1]
-            )
+            predictor = AdaptivePredictor(model, thresholds, resolution=images.shape[1])
         answer = predictor.predict(images)
         right = answer.classes == labels
         sure = answer.probabilities.max(axis=-1)

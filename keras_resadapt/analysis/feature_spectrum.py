@@ -9,11 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resadapt.inference.batches import images_at
-from keras_resadapt.inference.batches import labelled_batches
+from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.models.msnet import MSNet
 from keras_resadapt.models.rsnet import RSNet
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +149,7 @@ def plot_feature_spectrum(
     spectra = feature_spectrum(networks, data, verbose)
     largest = max(s.magnitude.max() for s in spectra.values()) or 1.0
     # Below a ten-thousandth there is nothing but rounding.
-    smallest = max(
-        largest * 1e-4, min(s.magnitude.min() for s in spectra.values())
-    )
+    smallest = max(largest * 1e-4, min(s.magnitude.min() for s in spectra.values()))
     norm = LogNorm(min(smallest, 0.5 * largest), largest, clip=True)
     reach = max(max(s.magnitude.shape) // 2 for s in spectra.values()) + 0.5
 

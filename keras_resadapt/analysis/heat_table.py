@@ -36,6 +36,10 @@ def draw_heat_table(
         if np.isfinite(value):
             dark = image.norm(value) > 0.6
             axes.text(
-                column, row, number.format(value), ha="center", va="center",
+                column,
+                row,
+                number.format(value),
+                ha="center",
+                va="center",
                 color="white" if dark else "black",
             )

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from keras_resadapt.analysis.accuracy_cost import MARKERS
 
 if TYPE_CHECKING:  # it needs TensorFlow, which the other pictures do not
-    from keras_resadapt.inference import QueryRow
-    from keras_resadapt.inference import QueryTable
+    from keras_resadapt.inference import QueryRow, QueryTable
 
 
 def plot_query_table(
@@ -44,22 +43,18 @@ def plot_query_table(
         tables = {"": tables}
     if not tables:
         raise ValueError("`tables` must have at least one table.")
-    fronts = {
-        name: table.front(cost, batch) for name, table in tables.items()
-    }
+    fronts = {name: table.front(cost, batch) for name, table in tables.items()}
     # Rows without a resolution, those of cascades, are drawn in grey.
     resolutions = sorted(
-        {r.resolution for t in tables.values() for r in t.rows}
-        - {None}, reverse=True,
+        {r.resolution for t in tables.values() for r in t.rows} - {None},
+        reverse=True,
     )
     shades = colormaps["plasma"]
     colors = {
         resolution: shades(0.05 + 0.8 * i / max(len(resolutions) - 1, 1))
         for i, resolution in enumerate(resolutions)
     }
-    scale, unit = (1e-6, "multiply-adds (M)") if cost == "madds" else (
-        1, "ms an image"
-    )
+    scale, unit = (1e-6, "multiply-adds (M)") if cost == "madds" else (1, "ms an image")
 
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from keras import ops
 
-from keras_resadapt.inference.batches import images_at
-from keras_resadapt.inference.batches import labelled_batches
 from keras_resadapt.analysis.heat_table import draw_heat_table
+from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.models.rsnet import RSNet
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def plot_resolution_table(
@@ -54,8 +53,7 @@ def plot_resolution_table(
     for name, model in models.items():
         if not isinstance(model, RSNet):
             raise TypeError(
-                "`models` must be RSNets. "
-                f"Received: {name!r}, a {type(model).__name__}"
+                f"`models` must be RSNets. Received: {name!r}, a {type(model).__name__}"
             )
     if resolutions is None:
         resolutions = {r for m in models.values() for r in m.resolutions}

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.operating_point import OperatingPoint
-
+from keras_resadapt.layers import Block, LayerSet
+from keras_resadapt.points.operating_point import OperatingPoint
 
 STEMS = ("imagenet", "small")
 

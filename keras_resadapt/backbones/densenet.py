@@ -5,13 +5,9 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import check_stem
-from keras_resadapt.backbones.resnet import Head
-from keras_resadapt.backbones.resnet import Stem
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import conv_norm
+from keras_resadapt.backbones.backbone import Backbone, check_stem
+from keras_resadapt.backbones.resnet import Head, Stem
+from keras_resadapt.layers import Block, LayerSet, conv_norm
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
@@ -33,9 +29,7 @@ class DenseLayer(Block):
         super().__init__(**kwargs)
         self.norm1 = layers.norm(name="norm1")
         self.act1 = layers.activation("relu", name="act1")
-        self.conv1 = _conv(
-            layers, bottleneck_factor * growth_rate, 1, name="conv1"
-        )
+        self.conv1 = _conv(layers, bottleneck_factor * growth_rate, 1, name="conv1")
         self.norm2 = layers.norm(name="norm2")
         self.act2 = layers.activation("relu", name="act2")
         self.conv2 = _conv(layers, growth_rate, 3, name="conv2")
@@ -120,13 +114,11 @@ class DenseNet(Backbone):
         ):
             if not hasattr(value, "__index__") or value < 1:
                 raise ValueError(
-                    f"`{name}` must be a positive integer. "
-                    f"Received: {name}={value!r}"
+                    f"`{name}` must be a positive integer. Received: {name}={value!r}"
                 )
         if not 0 < compression <= 1:
             raise ValueError(
-                "`compression` must be in (0, 1]. "
-                f"Received: compression={compression}"
+                f"`compression` must be in (0, 1]. Received: compression={compression}"
             )
         check_stem(stem)
         self.depths = tuple(depths)
@@ -141,9 +133,7 @@ class DenseNet(Backbone):
             stage = []
             if i > 0:
                 channels = int(channels * compression)
-                stage.append(
-                    Transition(channels, layers, name=f"transition{i}")
-                )
+                stage.append(Transition(channels, layers, name=f"transition{i}"))
             for j in range(depth):
                 stage.append(
                     DenseLayer(

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import check_stages
-from keras_resadapt.backbones.backbone import check_stem
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import ConvBlock
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import conv_norm
-from keras_resadapt.layers import make_divisible
+from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
+from keras_resadapt.layers import (
+    Block,
+    ConvBlock,
+    LayerSet,
+    conv_norm,
+    make_divisible,
+)
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
@@ -28,17 +28,11 @@ class SeparableBlock(Block):
             name="depthwise",
         )
         self.depthwise_bn = layers.norm(name="depthwise_bn")
-        self.depthwise_act = layers.activation(
-            activation, name="depthwise_act"
-        )
-        self.pointwise = ConvBlock(
-            filters, 1, 1, layers, activation, name="pointwise"
-        )
+        self.depthwise_act = layers.activation(activation, name="depthwise_act")
+        self.pointwise = ConvBlock(filters, 1, 1, layers, activation, name="pointwise")
 
     def call(self, inputs, point, training=None):
-        x = conv_norm(
-            self.depthwise, self.depthwise_bn, inputs, point, training
-        )
+        x = conv_norm(self.depthwise, self.depthwise_bn, inputs, point, training)
         return self.pointwise(point.call(self.depthwise_act, x), point=point)
 
 
@@ -79,9 +73,7 @@ class MobileNetV1(Backbone):
         super().__init__(**kwargs)
         check_stages(depths, filters=filters)
         if not alpha > 0:
-            raise ValueError(
-                f"`alpha` must be positive. Received: alpha={alpha}"
-            )
+            raise ValueError(f"`alpha` must be positive. Received: alpha={alpha}")
         check_stem(stem)
         self.depths = tuple(depths)
         self.filters = tuple(filters)

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import check_stages
-from keras_resadapt.backbones.backbone import check_stem
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import ConvBlock
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import conv_norm
-from keras_resadapt.layers import make_divisible
+from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
+from keras_resadapt.layers import (
+    Block,
+    ConvBlock,
+    LayerSet,
+    conv_norm,
+    make_divisible,
+)
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
@@ -30,9 +30,7 @@ class InvertedResidual(Block):
     """1x1 expansion, 3x3 depthwise, linear 1x1 projection, and a shortcut
     where input and output have the same shape."""
 
-    def __init__(
-        self, in_channels, out_channels, stride, expansion, layers, **kwargs
-    ):
+    def __init__(self, in_channels, out_channels, stride, expansion, layers, **kwargs):
         super().__init__(**kwargs)
         self.residual = stride == 1 and in_channels == out_channels
         self.expand = self.expand_bn = None
@@ -109,9 +107,7 @@ class MobileNetV2(Backbone):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_stages(
-            depths, filters=filters, strides=strides, expansions=expansions
-        )
+        check_stages(depths, filters=filters, strides=strides, expansions=expansions)
         if not alpha > 0:
             raise ValueError(f"`alpha` must be positive. Received: {alpha}")
         check_stem(stem)

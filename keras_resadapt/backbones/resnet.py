@@ -4,13 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import check_stages
-from keras_resadapt.backbones.backbone import check_stem
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import PaddedMaxPooling2D
-from keras_resadapt.layers import conv_norm
+from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
+from keras_resadapt.layers import Block, LayerSet, PaddedMaxPooling2D, conv_norm
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
 
 
@@ -61,24 +56,19 @@ class ResidualBlock(Block):
         super().__init__(**kwargs)
         shapes = _shapes(filters, stride, bottleneck)
         self.convs = _convs(layers, shapes)
-        self.bns = [
-            layers.norm(name=f"bn{i}") for i in range(1, len(shapes))
-        ] + [
+        self.bns = [layers.norm(name=f"bn{i}") for i in range(1, len(shapes))] + [
             layers.norm(
                 name=f"bn{len(shapes)}",
                 gamma_initializer="zeros" if zero_init else "ones",
             )
         ]
         self.acts = [
-            layers.activation("relu", name=f"act{i}")
-            for i in range(1, len(shapes))
+            layers.activation("relu", name=f"act{i}") for i in range(1, len(shapes))
         ]
         self.residual = layers.junction(name="residual")
         self.shortcut = self.shortcut_bn = self.projection = None
         if project:
-            self.shortcut = _conv(
-                layers, shapes[-1][0], 1, stride, name="shortcut"
-            )
+            self.shortcut = _conv(layers, shapes[-1][0], 1, stride, name="shortcut")
             self.shortcut_bn = layers.norm(name="shortcut_bn")
             self.projection = layers.junction(name="projection")
         self.out = layers.activation("relu", name="out")
@@ -112,15 +102,12 @@ class PreActivationBlock(Block):
         self.convs = _convs(layers, shapes)
         self.bns = [layers.norm(name=f"bn{i}") for i in range(len(shapes))]
         self.acts = [
-            layers.activation("relu", name=f"act{i}")
-            for i in range(len(shapes))
+            layers.activation("relu", name=f"act{i}") for i in range(len(shapes))
         ]
         self.residual = layers.junction(name="residual")
         self.shortcut = self.projection = None
         if project:
-            self.shortcut = _conv(
-                layers, shapes[-1][0], 1, stride, name="shortcut"
-            )
+            self.shortcut = _conv(layers, shapes[-1][0], 1, stride, name="shortcut")
             self.projection = layers.junction(name="projection")
         self.out = layers.junction(name="out")
 
@@ -162,10 +149,7 @@ def _shapes(filters, stride, bottleneck):
 
 
 def _convs(layers, shapes):
-    return [
-        _conv(layers, *shape, name=f"conv{i}")
-        for i, shape in enumerate(shapes, 1)
-    ]
+    return [_conv(layers, *shape, name=f"conv{i}") for i, shape in enumerate(shapes, 1)]
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -235,9 +219,7 @@ class ResNet(Backbone):
                 if pre_activation:
                     block = PreActivationBlock(*args, layers, name=name)
                 else:
-                    block = ResidualBlock(
-                        *args, zero_init_residual, layers, name=name
-                    )
+                    block = ResidualBlock(*args, zero_init_residual, layers, name=name)
                 stage.append(block)
                 channels = out_channels
             if pre_activation and i == len(depths) - 1:

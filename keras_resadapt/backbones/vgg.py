@@ -4,12 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.backbones.backbone import Backbone
-from keras_resadapt.backbones.backbone import check_stages
-from keras_resadapt.backbones.backbone import check_stem
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import ConvBlock
-from keras_resadapt.layers import LayerSet
+from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
+from keras_resadapt.layers import Block, ConvBlock, LayerSet
 
 
 class PooledConvBlock(Block):

@@ -1,10 +1,11 @@
 """What each array of a RANet and an MSDNet is called in the authors' files."""
 
-from keras_resadapt.convert.layers import Target
-from keras_resadapt.convert.layers import conv_block_targets
-from keras_resadapt.convert.layers import kernel_targets
-from keras_resadapt.layers import FusionBlock
-from keras_resadapt.layers import MultiScaleLayer
+from keras_resadapt.convert.layers import (
+    Target,
+    conv_block_targets,
+    kernel_targets,
+)
+from keras_resadapt.layers import FusionBlock, MultiScaleLayer
 from keras_resadapt.models.msdnet import MSDNet
 from keras_resadapt.models.ranet import RANet
 
@@ -19,21 +20,13 @@ def ranet_targets(model: RANet, state_dict=None) -> dict[str, Target]:
         for i, block in enumerate(blocks):
             name = f"scale_flows.{flow}.{i}"
             for j, conv in enumerate(block.convs):
-                targets |= _bottleneck_targets(
-                    f"{name}.layers.{j}.conv_normal", conv
-                )
+                targets |= _bottleneck_targets(f"{name}.layers.{j}.conv_normal", conv)
             if isinstance(block, FusionBlock):
                 for j, up in enumerate(block.ups):
-                    targets |= _bottleneck_targets(
-                        f"{name}.layers.{j}.conv_up", up
-                    )
-                targets |= conv_block_targets(
-                    f"{name}.conv_last.net", block.last
-                )
+                    targets |= _bottleneck_targets(f"{name}.layers.{j}.conv_up", up)
+                targets |= conv_block_targets(f"{name}.conv_last.net", block.last)
             if block.transition is not None:
-                targets |= conv_block_targets(
-                    f"{name}.trans.net", block.transition
-                )
+                targets |= conv_block_targets(f"{name}.trans.net", block.transition)
     return targets
 
 
@@ -49,17 +42,13 @@ def msdnet_targets(model: MSDNet, state_dict=None) -> dict[str, Target]:
             name = f"blocks.{i}.{j}"
             if not isinstance(layer, MultiScaleLayer):
                 for k, transition in enumerate(layer):
-                    targets |= conv_block_targets(
-                        f"{name}.m.{k}.net", transition
-                    )
+                    targets |= conv_block_targets(f"{name}.m.{k}.net", transition)
                 continue
             for k, (down, conv) in enumerate(zip(layer.downs, layer.convs)):
                 prefix = f"{name}.layers.{k}"
                 targets |= _bottleneck_targets(f"{prefix}.conv_normal", conv)
                 if down is not None:
-                    targets |= _bottleneck_targets(
-                        f"{prefix}.conv_down", down
-                    )
+                    targets |= _bottleneck_targets(f"{prefix}.conv_down", down)
     return targets
 
 

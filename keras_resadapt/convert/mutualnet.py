@@ -4,12 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from keras_resadapt.backbones import MobileNetV1
-from keras_resadapt.backbones import MobileNetV2
-from keras_resadapt.backbones import ResNet
-from keras_resadapt.convert.layers import Target
-from keras_resadapt.convert.layers import kernel_targets
-from keras_resadapt.convert.layers import norm_targets
+from keras_resadapt.backbones import MobileNetV1, MobileNetV2, ResNet
+from keras_resadapt.convert.layers import Target, kernel_targets, norm_targets
 from keras_resadapt.models.mutualnet import MutualNet
 
 

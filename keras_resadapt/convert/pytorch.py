@@ -7,8 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resadapt.convert.multi_scale import msdnet_targets
-from keras_resadapt.convert.multi_scale import ranet_targets
+from keras_resadapt.convert.multi_scale import msdnet_targets, ranet_targets
 from keras_resadapt.convert.mutualnet import mutualnet_targets
 from keras_resadapt.convert.rsnet import rsnet_targets
 from keras_resadapt.models.msdnet import MSDNet
@@ -91,9 +90,7 @@ def _read(state_dict_or_path) -> Mapping[str, Any]:
             "Reading a PyTorch file needs torch: `pip install torch`. "
             "A mapping from keys to arrays needs no torch."
         ) from error
-    return torch.load(
-        state_dict_or_path, map_location="cpu", weights_only=True
-    )
+    return torch.load(state_dict_or_path, map_location="cpu", weights_only=True)
 
 
 def _plain(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:

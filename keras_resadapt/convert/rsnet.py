@@ -5,11 +5,8 @@ from collections.abc import Iterator, Mapping
 import keras
 import numpy as np
 
-from keras_resadapt.backbones import MobileNetV2
-from keras_resadapt.backbones import ResNet
-from keras_resadapt.convert.layers import Target
-from keras_resadapt.convert.layers import kernel_targets
-from keras_resadapt.convert.layers import norm_targets
+from keras_resadapt.backbones import MobileNetV2, ResNet
+from keras_resadapt.convert.layers import Target, kernel_targets, norm_targets
 from keras_resadapt.models.rsnet import RSNet
 
 
@@ -43,9 +40,7 @@ def rsnet_targets(
         if hasattr(layer, "branches"):
             targets.update(_norm_targets(name, layer, private))
             continue
-        targets |= kernel_targets(
-            f"{name}.module" if private else name, layer
-        )
+        targets |= kernel_targets(f"{name}.module" if private else name, layer)
     if "alpha" in state_dict and len(model.resolutions) > 1:
         targets["alpha"] = ([model.alpha], np.asarray)
     return targets
@@ -76,9 +71,7 @@ def _resnet_names(model) -> Iterator[tuple[str, keras.layers.Layer]]:
     yield "fc", model.classifier
 
 
-def _mobilenet_v2_names(
-    model, private
-) -> Iterator[tuple[str, keras.layers.Layer]]:
+def _mobilenet_v2_names(model, private) -> Iterator[tuple[str, keras.layers.Layer]]:
     (stem,), *stages, (head,) = model.backbone.stages
     yield "features.0.0", stem.conv
     yield "features.0.1", stem.bn

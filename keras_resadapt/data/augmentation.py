@@ -38,12 +38,20 @@ def random_resized_box(
         int32 (..., 4): top, left, height, width of the box.
     """
     uniforms = tf.convert_to_tensor(uniforms)
-    picture_h, picture_w = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    picture_h, picture_w = (
+        tf.cast(height, tf.float32),
+        tf.cast(width, tf.float32),
+    )
     low, high = area_range
     area = picture_h * picture_w * (low + (high - low) * uniforms[..., :ATTEMPTS])
     log_low, log_high = math.log(aspect_range[0]), math.log(aspect_range[1])
-    aspect = tf.exp(log_low + (log_high - log_low) * uniforms[..., ATTEMPTS : 2 * ATTEMPTS])
-    box_h, box_w = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
+    aspect = tf.exp(
+        log_low + (log_high - log_low) * uniforms[..., ATTEMPTS : 2 * ATTEMPTS]
+    )
+    box_h, box_w = (
+        tf.round(tf.sqrt(area / aspect)),
+        tf.round(tf.sqrt(area * aspect)),
+    )
     fits = (box_h >= 1) & (box_w >= 1) & (box_h <= picture_h) & (box_w <= picture_w)
     first = tf.argmax(fits, axis=-1, output_type=tf.int32)[..., tf.newaxis]
     found = tf.reduce_any(fits, axis=-1)
@@ -51,12 +59,24 @@ def random_resized_box(
     box_h = tf.gather(box_h, first, batch_dims=rank)[..., 0]
     box_w = tf.gather(box_w, first, batch_dims=rank)[..., 0]
     # At least one pixel, for pictures that are nearly lines.
-    fallback_h = tf.maximum(tf.minimum(picture_h, tf.round(picture_w / aspect_range[0])), 1.0)
-    fallback_w = tf.maximum(tf.minimum(picture_w, tf.round(picture_h * aspect_range[1])), 1.0)
+    fallback_h = tf.maximum(
+        tf.minimum(picture_h, tf.round(picture_w / aspect_range[0])), 1.0
+    )
+    fallback_w = tf.maximum(
+        tf.minimum(picture_w, tf.round(picture_h * aspect_range[1])), 1.0
+    )
     box_h = tf.where(found, box_h, fallback_h)
     box_w = tf.where(found, box_w, fallback_w)
-    top = tf.where(found, _position(uniforms[..., -3], picture_h - box_h), tf.floor((picture_h - box_h) / 2))
-    left = tf.where(found, _position(uniforms[..., -2], picture_w - box_w), tf.floor((picture_w - box_w) / 2))
+    top = tf.where(
+        found,
+        _position(uniforms[..., -3], picture_h - box_h),
+        tf.floor((picture_h - box_h) / 2),
+    )
+    left = tf.where(
+        found,
+        _position(uniforms[..., -2], picture_w - box_w),
+        tf.floor((picture_w - box_w) / 2),
+    )
     return tf.cast(tf.stack([top, left, box_h, box_w], axis=-1), tf.int32)
 
 
@@ -74,10 +94,14 @@ def crop_picture(picture: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
         return _slice(picture, box)
     # Decoding only the box saves most of the time of a small crop of a large JPEG. A JPEG without its end marker may
     # be truncated: it is decoded whole, so that it fails whatever the box is.
-    whole_jpeg = tf.io.is_jpeg(picture) & tf.equal(tf.strings.substr(picture, -2, 2), b"\xff\xd9")
+    whole_jpeg = tf.io.is_jpeg(picture) & tf.equal(
+        tf.strings.substr(picture, -2, 2), b"\xff\xd9"
+    )
     crop = tf.cond(
         whole_jpeg,
-        lambda: tf.io.decode_and_crop_jpeg(picture, box, channels=3, dct_method=DCT_METHOD),
+        lambda: tf.io.decode_and_crop_jpeg(
+            picture, box, channels=3, dct_method=DCT_METHOD
+        ),
         lambda: _slice(decode(picture), box),
     )
     return tf.ensure_shape(crop, (None, None, 3))
@@ -96,18 +120,24 @@ def picture_size(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
 
 
-def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+def resize(
+    image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor
+) -> tf.Tensor:
     """Bilinear antialiased resize of one picture (height, width, 3) to float32."""
     old = tf.shape(image)
     # Antialiasing changes nothing when both sides grow, and costs about half of the pipeline's speed.
     return tf.cond(
         (old[0] <= height) & (old[1] <= width),
         lambda: tf.image.resize(image, (height, width), method="bilinear"),
-        lambda: tf.image.resize(image, (height, width), method="bilinear", antialias=True),
+        lambda: tf.image.resize(
+            image, (height, width), method="bilinear", antialias=True
+        ),
     )
 
 
-def pad_and_crop(image: tf.Tensor, resolution: int, padding: int, uniforms: tf.Tensor) -> tf.Tensor:
+def pad_and_crop(
+    image: tf.Tensor, resolution: int, padding: int, uniforms: tf.Tensor
+) -> tf.Tensor:
     """Zero-pads all sides and takes a random square, the usual augmentation of CIFAR.
 
     Args:
@@ -127,7 +157,9 @@ def pad_and_crop(image: tf.Tensor, resolution: int, padding: int, uniforms: tf.T
 
 def random_flip(image: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
     """Mirrors left and right in half of the cases; `uniforms` is float32 (`UNIFORMS`,)."""
-    return tf.cond(uniforms[-1] < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    return tf.cond(
+        uniforms[-1] < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image
+    )
 
 
 def _position(uniform: tf.Tensor, room: tf.Tensor) -> tf.Tensor:

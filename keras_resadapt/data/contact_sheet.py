@@ -39,7 +39,9 @@ def save_contact_sheet(
         # The object interface draws without a display and leaves the user's pyplot state alone.
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("save_contact_sheet needs matplotlib: pip install matplotlib.") from error
+        raise ImportError(
+            "save_contact_sheet needs matplotlib: pip install matplotlib."
+        ) from error
 
     present = np.unique(labels)
     figure = Figure(figsize=(1.1 * columns, 1.3 * len(present)), layout="constrained")
@@ -52,6 +54,13 @@ def save_contact_sheet(
             axis.imshow(images[member], interpolation="nearest")
             axis.set_axis_off()
             axis.set_title(f"{difficulty[member]:.2f}", fontsize=7, pad=2)
-        name = row[0].text(0, -0.04, class_names[label], transform=row[0].transAxes, fontsize=8, va="top")
+        name = row[0].text(
+            0,
+            -0.04,
+            class_names[label],
+            transform=row[0].transAxes,
+            fontsize=8,
+            va="top",
+        )
         name.set_in_layout(False)  # a long name may run under the next picture
     figure.savefig(path, dpi=120)

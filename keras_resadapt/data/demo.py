@@ -47,23 +47,32 @@ def demo_set(
         ValueError: an argument outside its range.
     """
     if split not in SPLIT_SIZES:
-        raise ValueError(f"split of the demo set must be one of {tuple(SPLIT_SIZES)}; got {split!r}.")
+        raise ValueError(
+            f"split of the demo set must be one of {tuple(SPLIT_SIZES)}; got {split!r}."
+        )
     num_examples = SPLIT_SIZES[split] if num_examples is None else num_examples
     if num_examples < 1:
-        raise ValueError(f"num_examples must be a positive integer or None; got {num_examples!r}.")
+        raise ValueError(
+            f"num_examples must be a positive integer or None; got {num_examples!r}."
+        )
     if size < 16:
         raise ValueError(f"size must be at least 16 (pixels); got {size!r}.")
     if seed < 0:
         raise ValueError(f"seed must be a non-negative integer; got {seed!r}.")
     stream = tuple(SPLIT_SIZES).index(split)
     groups = [
-        _draw_group(np.random.default_rng((seed, stream, group)), size) for group in range(-(-num_examples // GROUP))
+        _draw_group(np.random.default_rng((seed, stream, group)), size)
+        for group in range(-(-num_examples // GROUP))
     ]
-    images, labels, difficulty = (np.concatenate(parts)[:num_examples] for parts in zip(*groups))
+    images, labels, difficulty = (
+        np.concatenate(parts)[:num_examples] for parts in zip(*groups)
+    )
     return images, labels, difficulty
 
 
-def demo_source(split: str, num_examples: int | None = None, size: int = 64, seed: int = 0) -> ImageSource:
+def demo_source(
+    split: str, num_examples: int | None = None, size: int = 64, seed: int = 0
+) -> ImageSource:
     """`demo_set` as a source for `training_batches` and `evaluation_batches`; same arguments and errors.
 
     Objects must stay in view: train with `crop="pad"`, or with a lowest area of half the picture.
@@ -73,7 +82,9 @@ def demo_source(split: str, num_examples: int | None = None, size: int = 64, see
     names = [f"demo/{split}/{number:05d}" for number in range(len(labels))]
     return ImageSource(
         name=f"demo/{split}",
-        records=tf.data.Dataset.from_tensor_slices((np.arange(len(labels)), labels, names)),
+        records=tf.data.Dataset.from_tensor_slices(
+            (np.arange(len(labels)), labels, names)
+        ),
         read=lambda number: tf.gather(pictures, number),
         class_names=CLASS_NAMES,
         num_examples=len(labels),
@@ -83,7 +94,9 @@ def demo_source(split: str, num_examples: int | None = None, size: int = 64, see
     )
 
 
-def _draw_group(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _draw_group(
+    rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = rng.permutation(np.arange(GROUP) % len(CLASS_NAMES))
     difficulty = rng.random(GROUP, np.float32)
     radius = size * LARGEST * (SMALLEST / LARGEST) ** difficulty
@@ -94,9 +107,13 @@ def _draw_group(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
     # Background: a plain colour that gets lighter or darker across the picture.
     axis = np.arange(size, dtype=np.float32)
     rows, columns = axis[None, :, None], axis[None, None, :]
-    background = (rng.uniform(50, 205, (GROUP, 1, 1, 1)) + rng.uniform(-30, 30, (GROUP, 1, 1, 3))).astype(np.float32)
+    background = (
+        rng.uniform(50, 205, (GROUP, 1, 1, 1)) + rng.uniform(-30, 30, (GROUP, 1, 1, 3))
+    ).astype(np.float32)
     slope = rng.uniform(-40, 40, (2, GROUP)) / size
-    shade = column(slope[0]) * (rows - size / 2) + column(slope[1]) * (columns - size / 2)
+    shade = column(slope[0]) * (rows - size / 2) + column(slope[1]) * (
+        columns - size / 2
+    )
     images = background + shade[..., None]
 
     _draw_clutter(rng, images, count=np.round(MAX_CLUTTER * difficulty))
@@ -120,14 +137,24 @@ def _draw_group(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
     wave = np.choose((labels % len(TEXTURES))[:, None, None], waves)
     texture = np.clip(wave * 4, -1, 1)[..., None]
     # The two colours of the texture lie on both sides of a colour that differs from the background.
-    away = np.where(background.mean(-1, keepdims=True) < 128, 1, -1) * rng.uniform(65, 85, (GROUP, 1, 1, 3))
-    contrast = rng.uniform(40, 55, (GROUP, 1, 1, 1)) * rng.choice([-1, 1], (GROUP, 1, 1, 1))
-    colour = (background + away).astype(np.float32) + texture * contrast.astype(np.float32)
+    away = np.where(background.mean(-1, keepdims=True) < 128, 1, -1) * rng.uniform(
+        65, 85, (GROUP, 1, 1, 3)
+    )
+    contrast = rng.uniform(40, 55, (GROUP, 1, 1, 1)) * rng.choice(
+        [-1, 1], (GROUP, 1, 1, 1)
+    )
+    colour = (background + away).astype(np.float32) + texture * contrast.astype(
+        np.float32
+    )
     images += alpha * (colour - images)
 
     noise = rng.standard_normal(images.shape, np.float32)
     images += noise * (2 + 6 * difficulty[:, None, None, None])
-    return np.clip(np.round(images), 0, 255).astype(np.uint8), labels.astype(np.int64), difficulty
+    return (
+        np.clip(np.round(images), 0, 255).astype(np.uint8),
+        labels.astype(np.int64),
+        difficulty,
+    )
 
 
 def _inside(x: np.ndarray, y: np.ndarray, shape: np.ndarray) -> np.ndarray:
@@ -150,7 +177,9 @@ def _inside(x: np.ndarray, y: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return result
 
 
-def _draw_clutter(rng: np.random.Generator, images: np.ndarray, count: np.ndarray) -> None:
+def _draw_clutter(
+    rng: np.random.Generator, images: np.ndarray, count: np.ndarray
+) -> None:
     """Draws `count` small plain strokes into each picture, in place."""
     number, size = images.shape[:2]
     half = max(2, size // 14)
@@ -161,11 +190,19 @@ def _draw_clutter(rng: np.random.Generator, images: np.ndarray, count: np.ndarra
         length = rng.uniform(0.4, 1.0, number)[:, None, None] * half
         colour = rng.uniform(20, 235, (number, 1, 1, 3)).astype(np.float32)
         drawn = np.flatnonzero(count > stroke)
-        along = np.cos(angle) * offsets[None, None, :] + np.sin(angle) * offsets[None, :, None]
-        across = np.cos(angle) * offsets[None, :, None] - np.sin(angle) * offsets[None, None, :]
+        along = (
+            np.cos(angle) * offsets[None, None, :]
+            + np.sin(angle) * offsets[None, :, None]
+        )
+        across = (
+            np.cos(angle) * offsets[None, :, None]
+            - np.sin(angle) * offsets[None, None, :]
+        )
         distance = np.maximum(np.abs(along) - length, np.abs(across) - size / 50)
         alpha = np.clip(0.5 - distance, 0, 1)[drawn, ..., None].astype(np.float32)
         rows = (centre[0][:, None] + offsets)[drawn, :, None]
         columns = (centre[1][:, None] + offsets)[drawn, None, :]
         patch = images[drawn[:, None, None], rows, columns]
-        images[drawn[:, None, None], rows, columns] = patch + alpha * (colour[drawn] - patch)
+        images[drawn[:, None, None], rows, columns] = patch + alpha * (
+            colour[drawn] - patch
+        )

@@ -12,7 +12,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 FOLDERS = {"train": "train", "validation": "val"}
 
 
-def image_folder_source(folder: str | os.PathLike, split: str, seed: int = 0) -> ImageSource:
+def image_folder_source(
+    folder: str | os.PathLike, split: str, seed: int = 0
+) -> ImageSource:
     """The pictures `FOLDER/train/CLASS/*` or `FOLDER/val/CLASS/*` (jpg, jpeg, png), labelled by class folder.
 
     Labels follow the sorted class names of `train`. Hidden files and files of other kinds are ignored.
@@ -27,14 +29,20 @@ def image_folder_source(folder: str | os.PathLike, split: str, seed: int = 0) ->
             does not have.
     """
     if split not in FOLDERS:
-        raise ValueError(f"split of an image folder must be one of {tuple(FOLDERS)}; got {split!r}.")
+        raise ValueError(
+            f"split of an image folder must be one of {tuple(FOLDERS)}; got {split!r}."
+        )
     root = pathlib.Path(folder)
     class_names = _class_folders(root / "train", root)
     split_folder = root / FOLDERS[split]
-    split_classes = class_names if split == "train" else _class_folders(split_folder, root)
+    split_classes = (
+        class_names if split == "train" else _class_folders(split_folder, root)
+    )
     unknown = [name for name in split_classes if name not in set(class_names)]
     if unknown:
-        raise ValueError(f"dataset={str(root)!r}: val has classes that train does not have: {', '.join(unknown[:10])}.")
+        raise ValueError(
+            f"dataset={str(root)!r}: val has classes that train does not have: {', '.join(unknown[:10])}."
+        )
 
     paths, labels, empty = [], [], []
     label_of = {name: label for label, name in enumerate(class_names)}
@@ -54,8 +62,15 @@ def image_folder_source(folder: str | os.PathLike, split: str, seed: int = 0) ->
             f"{', '.join(empty[:10])} of {FOLDERS[split]}."
         )
 
-    order = np.random.default_rng(seed).permutation(len(paths)) if split == "train" else np.arange(len(paths))
-    paths, labels = np.array(paths, dtype=object)[order], np.array(labels, np.int64)[order]
+    order = (
+        np.random.default_rng(seed).permutation(len(paths))
+        if split == "train"
+        else np.arange(len(paths))
+    )
+    paths, labels = (
+        np.array(paths, dtype=object)[order],
+        np.array(labels, np.int64)[order],
+    )
     names = np.array([os.path.relpath(path, root) for path in paths], dtype=object)
     return ImageSource(
         name=f"{root.name}/{split}",
@@ -72,7 +87,15 @@ def _class_folders(folder: pathlib.Path, root: pathlib.Path) -> tuple[str, ...]:
         raise ValueError(
             f"dataset={str(root)!r} has no folder {folder.name}/: an image folder has train/CLASS/ and val/CLASS/."
         )
-    names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."))
+    names = tuple(
+        sorted(
+            entry.name
+            for entry in os.scandir(folder)
+            if entry.is_dir() and entry.name[0] != "."
+        )
+    )
     if not names:
-        raise ValueError(f"dataset={str(root)!r}: {folder.name}/ has no class folders; expected train/CLASS/*.jpg.")
+        raise ValueError(
+            f"dataset={str(root)!r}: {folder.name}/ has no class folders; expected train/CLASS/*.jpg."
+        )
     return names

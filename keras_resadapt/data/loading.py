@@ -37,14 +37,18 @@ def load_source(
         ValueError: unknown set or split, a folder of another shape, or a set that is not for classification.
     """
     if not isinstance(split, str) or not split:
-        raise ValueError(f"split must be 'train', 'validation' or a TensorFlow Datasets split; got {split!r}.")
+        raise ValueError(
+            f"split must be 'train', 'validation' or a TensorFlow Datasets split; got {split!r}."
+        )
     path = os.fspath(dataset)
     if path == "demo":
         return demo_source(split, seed=seed)  # is in memory anyway
     if os.path.isdir(path):
         source = image_folder_source(path, split, seed)
     elif path.startswith((".", os.sep, "~")) or not path:
-        raise ValueError(f"dataset={path!r} is not a folder; expected one with train/CLASS/ and val/CLASS/.")
+        raise ValueError(
+            f"dataset={path!r} is not a folder; expected one with train/CLASS/ and val/CLASS/."
+        )
     else:
         source = tfds_source(path, split, data_dir, download, seed)
     return _in_memory(source) if cache else source
@@ -53,11 +57,17 @@ def load_source(
 def _in_memory(source: ImageSource) -> ImageSource:
     """The same source with its encoded pictures held in one tensor; unreadable files become empty strings."""
 
-    labels, names = np.zeros(source.num_examples, np.int64), [b""] * source.num_examples
-    for place, (_, label, name) in source.records.ignore_errors().enumerate().as_numpy_iterator():
+    labels, names = (
+        np.zeros(source.num_examples, np.int64),
+        [b""] * source.num_examples,
+    )
+    for place, (_, label, name) in (
+        source.records.ignore_errors().enumerate().as_numpy_iterator()
+    ):
         labels[place], names[place] = label, name
     readable = source.records.enumerate().map(
-        lambda place, record: (place, source.read(record[0])), num_parallel_calls=tf.data.AUTOTUNE
+        lambda place, record: (place, source.read(record[0])),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     pictures = [b""] * source.num_examples
     for place, picture in readable.ignore_errors().as_numpy_iterator():
@@ -65,7 +75,9 @@ def _in_memory(source: ImageSource) -> ImageSource:
     pictures = tf.constant(pictures)
     return ImageSource(
         name=source.name,
-        records=tf.data.Dataset.from_tensor_slices((np.arange(source.num_examples), labels, names)),
+        records=tf.data.Dataset.from_tensor_slices(
+            (np.arange(source.num_examples), labels, names)
+        ),
         read=lambda place: tf.gather(pictures, place),
         class_names=source.class_names,
         num_examples=source.num_examples,

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from keras_resadapt.data import augmentation
-from keras_resadapt.data.preprocessing import check_crop_fraction, check_resolution, decode, preprocess
+from keras_resadapt.data.preprocessing import (
+    check_crop_fraction,
+    check_resolution,
+    decode,
+    preprocess,
+)
 from keras_resadapt.data.source import ImageSource, check_broken_fraction
 
 CROPS = ("random_resized", "pad")
@@ -87,7 +92,9 @@ def training_batches(
     if shuffle_buffer is not None:
         _check_positive("shuffle_buffer", shuffle_buffer)
     if seed is not None and not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be None or an integer from 0 to 2**31 - 1; got {seed!r}.")
+        raise ValueError(
+            f"seed must be None or an integer from 0 to 2**31 - 1; got {seed!r}."
+        )
     if initial_epoch < 0:
         raise ValueError(f"initial_epoch must be at least 0; got {initial_epoch!r}.")
     if epochs is not None:
@@ -105,14 +112,23 @@ def training_batches(
     in_tuple = crop_per_resolution and not single
     views = sizes if in_tuple else sizes[:1]
     # A picture that needs no resizing stays uint8 until it is in its batch: a quarter of the memory traffic.
-    keep_uint8 = crop == "pad" and source.image_shape is not None and min(source.image_shape) == sizes[0]
+    keep_uint8 = (
+        crop == "pad"
+        and source.image_shape is not None
+        and min(source.image_shape) == sizes[0]
+    )
 
     def make_view(picture, uniforms, size):
         if crop == "random_resized":
             box = augmentation.random_resized_box(
-                *augmentation.picture_size(picture), uniforms, area_range, aspect_range
+                *augmentation.picture_size(picture),
+                uniforms,
+                area_range,
+                aspect_range,
             )
-            view = augmentation.resize(augmentation.crop_picture(picture, box), size, size)
+            view = augmentation.resize(
+                augmentation.crop_picture(picture, box), size, size
+            )
         else:
             view = augmentation.pad_and_crop(picture, sizes[0], padding, uniforms)
             if size != sizes[0]:
@@ -126,9 +142,12 @@ def training_batches(
         if crop == "pad" and not keep_uint8:
             picture = _resize_short_side(picture, sizes[0])
         uniforms = tf.random.stateless_uniform(
-            (len(views), augmentation.UNIFORMS), seed=tf.stack([stream_seed, place])
+            (len(views), augmentation.UNIFORMS),
+            seed=tf.stack([stream_seed, place]),
         )
-        return tuple(make_view(picture, uniforms[i], size) for i, size in enumerate(views))
+        return tuple(
+            make_view(picture, uniforms[i], size) for i, size in enumerate(views)
+        )
 
     buffer = min(shuffle_buffer or source.shuffle_buffer, source.num_examples)
 
@@ -138,7 +157,9 @@ def training_batches(
         # would then compare the tensor seed in Python, and fail.
         if not tf.executing_eagerly():
             tf.random.set_seed(1)
-        shuffled = source.records.shuffle(buffer, seed=stream_seed, reshuffle_each_iteration=False)
+        shuffled = source.records.shuffle(
+            buffer, seed=stream_seed, reshuffle_each_iteration=False
+        )
         return _without_broken(
             shuffled,
             lambda place, handle: make_views(stream_seed, place, handle),
@@ -153,7 +174,9 @@ def training_batches(
         # The second pass is begun only to replace broken pictures of the first.
         stream_seeds = seed * 1_000_003 + 2 * epoch + tf.range(2, dtype=tf.int64)
         passes = tf.data.Dataset.from_tensor_slices(stream_seeds).flat_map(one_pass)
-        return passes.take(pictures_per_epoch).batch(batch_size, drop_remainder=drop_remainder)
+        return passes.take(pictures_per_epoch).batch(
+            batch_size, drop_remainder=drop_remainder
+        )
 
     def finish(images, labels):
         images = tuple(tf.cast(image, tf.float32) for image in images)
@@ -161,10 +184,14 @@ def training_batches(
 
     last = initial_epoch + epochs if epochs is not None else tf.int64.max
     batches = tf.data.Dataset.range(initial_epoch, last).flat_map(one_epoch)
-    batches = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
+    batches = batches.map(
+        finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic
+    )
     # flat_map hides the number of batches, which Keras asks for.
     count = tf.data.INFINITE_CARDINALITY if epochs is None else steps * epochs
-    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def evaluation_batches(
@@ -215,13 +242,20 @@ def evaluation_batches(
         def fixed_size(place, handle):
             return (tf.ensure_shape(read(place, handle), (*source.image_shape, 3)),)
 
-        pictures = _without_broken(source.records, fixed_size, source, True, max_broken_fraction)
+        pictures = _without_broken(
+            source.records, fixed_size, source, True, max_broken_fraction
+        )
         batches = pictures.batch(batch_size).map(
-            lambda images, labels: (views(images[0]), labels), num_parallel_calls=tf.data.AUTOTUNE
+            lambda images, labels: (views(images[0]), labels),
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
         pictures = _without_broken(
-            source.records, lambda place, handle: views(read(place, handle)), source, True, max_broken_fraction
+            source.records,
+            lambda place, handle: views(read(place, handle)),
+            source,
+            True,
+            max_broken_fraction,
         )
         batches = pictures.batch(batch_size)
     if single:
@@ -244,11 +278,16 @@ def _without_broken(records, make_views, source, deterministic, max_broken_fract
         handle, label, _ = record
         return place, make_views(place, handle), tf.cast(label, tf.int64)
 
-    made = records.enumerate().map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
-    end = tf.nest.map_structure(
-        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype), made.element_spec
+    made = records.enumerate().map(
+        make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic
     )
-    end = tf.data.Dataset.from_tensors((tf.constant(source.num_examples, tf.int64), *end[1:]))
+    end = tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
+        made.element_spec,
+    )
+    end = tf.data.Dataset.from_tensors(
+        (tf.constant(source.num_examples, tf.int64), *end[1:])
+    )
 
     def count(kept, element):
         place, images, label = element
@@ -283,13 +322,21 @@ def _resize_short_side(picture, size):
 
 def _check_resolutions(resolutions):
     single = hasattr(resolutions, "__index__")
-    if not single and (isinstance(resolutions, str) or not isinstance(resolutions, Sequence) or not resolutions):
-        raise ValueError(f"resolutions must be an integer or a sequence of integers; got {resolutions!r}.")
+    if not single and (
+        isinstance(resolutions, str)
+        or not isinstance(resolutions, Sequence)
+        or not resolutions
+    ):
+        raise ValueError(
+            f"resolutions must be an integer or a sequence of integers; got {resolutions!r}."
+        )
     sizes = (resolutions,) if single else tuple(resolutions)
     for size in sizes:
         check_resolution(size, "resolutions")
     if list(sizes) != sorted(sizes, reverse=True):
-        raise ValueError(f"resolutions must be given with the largest first; got {resolutions!r}.")
+        raise ValueError(
+            f"resolutions must be given with the largest first; got {resolutions!r}."
+        )
     return tuple(int(size) for size in sizes), single
 
 
@@ -301,4 +348,6 @@ def _check_positive(argument, value):
 def _check_range(argument, value, highest=float("inf")):
     limit = "" if highest == float("inf") else f" and at most {highest:g}"
     if len(value) != 2 or not 0 < value[0] <= value[1] <= highest:
-        raise ValueError(f"{argument} must be (lowest, highest), both greater than 0{limit}; got {value!r}.")
+        raise ValueError(
+            f"{argument} must be (lowest, highest), both greater than 0{limit}; got {value!r}."
+        )

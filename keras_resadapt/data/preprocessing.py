@@ -37,7 +37,9 @@ def check_decodes(encoded: tf.Tensor) -> tf.Tensor:
     )
 
 
-def preprocess(images: tf.Tensor, resolution: int, crop_fraction: float = 0.875) -> tf.Tensor:
+def preprocess(
+    images: tf.Tensor, resolution: int, crop_fraction: float = 0.875
+) -> tf.Tensor:
     """The evaluation view of decoded pictures: short side resized to `int(resolution / crop_fraction)`, centre crop.
 
     Bilinear with antialiasing. The long side keeps the aspect ratio, rounded down, as in torchvision.
@@ -75,7 +77,9 @@ def preprocess(images: tf.Tensor, resolution: int, crop_fraction: float = 0.875)
     return result[0] if single else result
 
 
-def preprocess_encoded(encoded: tf.Tensor, resolution: int, crop_fraction: float = 0.875) -> tf.Tensor:
+def preprocess_encoded(
+    encoded: tf.Tensor, resolution: int, crop_fraction: float = 0.875
+) -> tf.Tensor:
     """The evaluation view of one encoded picture: `decode`, then `preprocess`, exactly as in `evaluation_batches`.
 
     Args:
@@ -97,11 +101,19 @@ def preprocess_encoded(encoded: tf.Tensor, resolution: int, crop_fraction: float
 def check_resolution(resolution: int, argument: str = "resolution") -> None:
     """Raises a ValueError unless `resolution` is a positive int."""
     # `bool` is an `int`; operator.index also lets NumPy integers pass.
-    if isinstance(resolution, bool) or not hasattr(resolution, "__index__") or resolution < 1:
-        raise ValueError(f"{argument} must be a positive integer (pixels); got {resolution!r}.")
+    if (
+        isinstance(resolution, bool)
+        or not hasattr(resolution, "__index__")
+        or resolution < 1
+    ):
+        raise ValueError(
+            f"{argument} must be a positive integer (pixels); got {resolution!r}."
+        )
 
 
 def check_crop_fraction(crop_fraction: float) -> None:
     """Raises a ValueError unless `crop_fraction` is in (0, 1]."""
     if not 0.0 < crop_fraction <= 1.0:
-        raise ValueError(f"crop_fraction must be greater than 0 and at most 1; got {crop_fraction!r}.")
+        raise ValueError(
+            f"crop_fraction must be greater than 0 and at most 1; got {crop_fraction!r}."
+        )

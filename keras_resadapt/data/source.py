@@ -48,17 +48,28 @@ class ImageSource:
     def dataset(self) -> tf.data.Dataset:
         """`tf.data.Dataset` of `(picture, label, name)`, unshuffled; a picture is as `read` returns it."""
         return self.records.map(
-            lambda handle, label, name: (self.read(handle), label, name), num_parallel_calls=tf.data.AUTOTUNE
+            lambda handle, label, name: (self.read(handle), label, name),
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
 
     @property
     def known_broken(self) -> int | None:
         """How many pictures are broken if that is known without reading them, else None (see `find_broken`)."""
-        return 0 if not self.encoded else None if self._broken is None else len(self._broken)
+        return (
+            0
+            if not self.encoded
+            else None
+            if self._broken is None
+            else len(self._broken)
+        )
 
     def steps_per_epoch(self, batch_size: int, drop_remainder: bool = True) -> int:
         """Batches in one epoch of `training_batches` with the same two arguments."""
-        return self.num_examples // batch_size if drop_remainder else -(-self.num_examples // batch_size)
+        return (
+            self.num_examples // batch_size
+            if drop_remainder
+            else -(-self.num_examples // batch_size)
+        )
 
     def hold_out(self, share: float) -> tuple["ImageSource", "ImageSource"]:
         """Two sources of different pictures: the rest, and held-out ones evenly spread over the records.
@@ -78,8 +89,14 @@ class ImageSource:
                 after = (place + 1) * count // self.num_examples
                 return (after > place * count // self.num_examples) == held
 
-            records = self.records.enumerate().filter(belongs).map(lambda place, record: record)
-            return dataclasses.replace(self, name=name, records=records, num_examples=number)
+            records = (
+                self.records.enumerate()
+                .filter(belongs)
+                .map(lambda place, record: record)
+            )
+            return dataclasses.replace(
+                self, name=name, records=records, num_examples=number
+            )
 
         return (
             part(self.name, False, self.num_examples - count),
@@ -93,7 +110,9 @@ class ImageSource:
         that is not encoded.
         """
         if self._broken is None:
-            self._broken = self._missing_names(self._decodable()) if self.encoded else []
+            self._broken = (
+                self._missing_names(self._decodable()) if self.encoded else []
+            )
         return list(self._broken)
 
     def _decodable(self) -> np.ndarray:
@@ -101,7 +120,10 @@ class ImageSource:
 
         # The shape is returned, though nobody looks at it: TensorFlow would drop a decoding without a use.
         checked = self.records.enumerate().map(
-            lambda position, record: (position, check_decodes(self.read(record[0]))),
+            lambda position, record: (
+                position,
+                check_decodes(self.read(record[0])),
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=False,
         )
@@ -114,10 +136,20 @@ class ImageSource:
         if decodable.all():
             return []
         # Records that cannot even be read (a damaged TFRecord file) are skipped here too, and have no name.
-        batches = self.records.map(lambda handle, label, name: name).ignore_errors().batch(4096)
-        names = [name.decode("utf-8", "replace") for batch in batches.as_numpy_iterator() for name in batch]
+        batches = (
+            self.records.map(lambda handle, label, name: name)
+            .ignore_errors()
+            .batch(4096)
+        )
+        names = [
+            name.decode("utf-8", "replace")
+            for batch in batches.as_numpy_iterator()
+            for name in batch
+        ]
         missing = [name for name, good in zip(names, decodable) if not good]
-        missing += [f"unreadable record of {self.name}"] * (self.num_examples - len(names))
+        missing += [f"unreadable record of {self.name}"] * (
+            self.num_examples - len(names)
+        )
         return missing
 
 
@@ -152,4 +184,6 @@ def check_pictures(source: ImageSource, max_broken_fraction: float = 0.01) -> li
 def check_broken_fraction(max_broken_fraction: float) -> None:
     """Raises a ValueError unless `max_broken_fraction` is in [0, 0.5]."""
     if not 0.0 <= max_broken_fraction <= 0.5:
-        raise ValueError(f"max_broken_fraction must be between 0 and 0.5; got {max_broken_fraction!r}.")
+        raise ValueError(
+            f"max_broken_fraction must be between 0 and 0.5; got {max_broken_fraction!r}."
+        )

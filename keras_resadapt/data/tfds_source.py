@@ -11,7 +11,11 @@ SHUFFLE_BYTES = 2**30
 
 
 def tfds_source(
-    dataset: str, split: str, data_dir: str | os.PathLike | None = None, download: bool = False, seed: int = 0
+    dataset: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = False,
+    seed: int = 0,
 ) -> ImageSource:
     """One split of a TFDS set that has one image and one class label.
 
@@ -35,10 +39,20 @@ def tfds_source(
             f"dataset={dataset!r} is read with TensorFlow Datasets: pip install tensorflow-datasets."
         ) from error
 
-    where = f"data_dir={str(data_dir)!r}" if data_dir is not None else "the default data_dir"
+    where = (
+        f"data_dir={str(data_dir)!r}"
+        if data_dir is not None
+        else "the default data_dir"
+    )
     try:
-        builder = tfds.builder(dataset, data_dir=None if data_dir is None else os.fspath(data_dir))
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, RuntimeError) as error:
+        builder = tfds.builder(
+            dataset, data_dir=None if data_dir is None else os.fspath(data_dir)
+        )
+    except (
+        tfds.core.registered.DatasetNotFoundError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         # TFDS's own message lists all of its hundreds of sets.
         raise ValueError(
             f"dataset={dataset!r} is unknown: it must be 'demo', an existing folder with train/CLASS/ and val/CLASS/, "
@@ -46,12 +60,16 @@ def tfds_source(
         ) from error
     if not builder.is_prepared():
         if not download:
-            raise ValueError(f"dataset={dataset!r} is not in {where}; pass download=True to fetch and prepare it.")
+            raise ValueError(
+                f"dataset={dataset!r} is not in {where}; pass download=True to fetch and prepare it."
+            )
         builder.download_and_prepare()
 
     image_key, label_key = _classification_keys(dataset, builder.info, tfds)
     available = tuple(builder.info.splits)
-    tfds_split = "test" if split == "validation" and "validation" not in available else split
+    tfds_split = (
+        "test" if split == "validation" and "validation" not in available else split
+    )
     try:
         split_info = builder.info.splits[tfds_split]
     except (KeyError, ValueError) as error:
@@ -60,12 +78,19 @@ def tfds_source(
             f"'{available[0] if available else 'train'}[:90%]')."
         ) from error
     if not split_info.num_examples:
-        raise ValueError(f"split={split!r} of dataset={dataset!r} is empty; choose one with pictures.")
+        raise ValueError(
+            f"split={split!r} of dataset={dataset!r} is empty; choose one with pictures."
+        )
 
     options = tf.data.Options()
-    options.deterministic = True  # epochs that can be repeated need records in one order
+    options.deterministic = (
+        True  # epochs that can be repeated need records in one order
+    )
     read_config = tfds.ReadConfig(
-        options=options, shuffle_seed=seed, shuffle_reshuffle_each_iteration=False, add_tfds_id=True
+        options=options,
+        shuffle_seed=seed,
+        shuffle_reshuffle_each_iteration=False,
+        add_tfds_id=True,
     )
     records = builder.as_dataset(
         split=tfds_split,
@@ -78,7 +103,11 @@ def tfds_source(
     return ImageSource(
         name=f"{dataset}/{split}",
         records=records.map(
-            lambda example: (example[image_key], example[label_key], example["tfds_id"]),
+            lambda example: (
+                example[image_key],
+                example[label_key],
+                example["tfds_id"],
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
         ),
         read=tf.identity,
@@ -91,11 +120,25 @@ def tfds_source(
 
 def _classification_keys(dataset, info, tfds) -> tuple[str, str]:
     """The keys of the image and of the label."""
-    features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    features = (
+        dict(info.features)
+        if isinstance(info.features, tfds.features.FeaturesDict)
+        else {}
+    )
     keys = info.supervised_keys or ()
-    if not (len(keys) == 2 and all(isinstance(key, str) and key in features for key in keys)):
-        images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
-        labels = [key for key, feature in features.items() if type(feature) is tfds.features.ClassLabel]
+    if not (
+        len(keys) == 2 and all(isinstance(key, str) and key in features for key in keys)
+    ):
+        images = [
+            key
+            for key, feature in features.items()
+            if type(feature) is tfds.features.Image
+        ]
+        labels = [
+            key
+            for key, feature in features.items()
+            if type(feature) is tfds.features.ClassLabel
+        ]
         keys = (images[0], labels[0]) if len(images) == len(labels) == 1 else ()
     if (
         not keys

@@ -3,7 +3,7 @@
 import os
 
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def check_model(model) -> None:
@@ -19,10 +19,7 @@ def check_path(path) -> str:
     """The absolute path, of which there is nothing yet."""
     path = os.fspath(path)
     if not path or "://" in path:
-        raise ValueError(
-            "`path` must be on a local disk. "
-            f"Received: path={path!r}"
-        )
+        raise ValueError(f"`path` must be on a local disk. Received: path={path!r}")
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.lexists(path):
         raise FileExistsError(

@@ -11,17 +11,13 @@ import keras
 import tensorflow as tf
 
 from keras_resadapt.backend import require_tensorflow
-from keras_resadapt.export.checks import check_model
-from keras_resadapt.export.checks import check_path
-from keras_resadapt.export.checks import check_points
-from keras_resadapt.inference.stages import cascade_stages
+from keras_resadapt.export.checks import check_model, check_path, check_points
+from keras_resadapt.inference.running.stages import cascade_stages
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
-from keras_resadapt.quantization import Int8
-from keras_resadapt.quantization import check_calibrated
-from keras_resadapt.quantization import unpack
-from keras_resadapt.quantization.noting_point import NotingPoint
+from keras_resadapt.points.noting import NotingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.quantization import Int8, check_calibrated, unpack
 
 
 def export_litert(
@@ -94,10 +90,7 @@ def export_litert(
             )
         functions = _stages(model, len(points), share_kernels)
     else:
-        functions = {
-            point.name: _pass(model, point, share_kernels)
-            for point in points
-        }
+        functions = {point.name: _pass(model, point, share_kernels) for point in points}
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}.{uuid.uuid4().hex}"
     content = _convert(functions, is_int8)
@@ -174,9 +167,7 @@ class _ExportPoint(OperatingPoint):
             return outputs * (scale * self.one[0]) + offset * self.one[0]
         if hasattr(layer.weight_quantizer, "magnitude"):
             scale = _not_next_to_nothing(scale, layer.weight_quantizer)
-        return super().call(
-            layer, inputs, scale=scale, offset=offset, **kwargs
-        )
+        return super().call(layer, inputs, scale=scale, offset=offset, **kwargs)
 
 
 def _not_next_to_nothing(scale, quantizer):
@@ -200,8 +191,7 @@ def _check_numbers(model, scheme) -> None:
             f"network of policy {model.dtype_policy.name!r}"
         )
     if isinstance(scheme, Int8) and (
-        (scheme.weight_bits, scheme.activation_bits) != (8, 8)
-        or not scheme.per_channel
+        (scheme.weight_bits, scheme.activation_bits) != (8, 8) or not scheme.per_channel
     ):
         raise ValueError(
             "LiteRT's integers have 8 bits, and a scale an output channel. "
@@ -260,9 +250,7 @@ def _stages(model, num_exits, share_kernels) -> dict[str, Callable]:
     return functions
 
 
-def _stage(
-    stage, point, quantizers, share_kernels
-) -> tuple[Callable, list]:
+def _stage(stage, point, quantizers, share_kernels) -> tuple[Callable, list]:
     """The signature of an exit, and, once it is traced, the quantizers of its
     features.
 
@@ -284,9 +272,7 @@ def _stage(
         logits, *features = stage(*tensors)
         of_features[:] = [point.origin(x) for x in features]
         # An output must not be an input itself.
-        named = {
-            f"feature_{i:03d}": tf.identity(x) for i, x in enumerate(features)
-        }
+        named = {f"feature_{i:03d}": tf.identity(x) for i, x in enumerate(features)}
         return {"logits": logits, **named}
 
     return run, of_features

@@ -9,24 +9,26 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 import tensorflow as tf
 
-from keras_resadapt.data import preprocess_encoded
-from keras_resadapt.export.checks import check_model
-from keras_resadapt.export.checks import check_path
-from keras_resadapt.export.checks import check_points
-from keras_resadapt.export.warmup import write_warmup_requests
-from keras_resadapt.inference.adaptive import adaptive_logits
 from keras_resadapt.backend import require_tensorflow
-from keras_resadapt.inference.frozen import freeze as freeze_function
-from keras_resadapt.inference.stages import cascade_stages
-from keras_resadapt.inference.stages import freeze_stages
-from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.data import preprocess_encoded
+from keras_resadapt.export.checks import check_model, check_path, check_points
+from keras_resadapt.export.warmup import write_warmup_requests
+from keras_resadapt.inference.running.adaptive import adaptive_logits
+from keras_resadapt.inference.running.frozen import freeze as freeze_function
+from keras_resadapt.inference.running.stages import (
+    cascade_stages,
+    freeze_stages,
+)
+from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
-from keras_resadapt.quantization import LearnedQuantization
-from keras_resadapt.quantization import check_calibrated
-from keras_resadapt.quantization import pack
+from keras_resadapt.quantization import (
+    LearnedQuantization,
+    check_calibrated,
+    pack,
+)
 
 _DEFAULT = "serving_default"
 _ADAPTIVE = "adaptive"
@@ -146,8 +148,14 @@ def export_saved_model(
     unfinished = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
     try:
         signatures = _write_signatures(
-            model, unfinished, points, class_names, encoded, crop_fraction,
-            thresholds, freeze,
+            model,
+            unfinished,
+            points,
+            class_names,
+            encoded,
+            crop_fraction,
+            thresholds,
+            freeze,
         )
         write_warmup_requests(
             unfinished,
@@ -162,15 +170,17 @@ def export_saved_model(
             "preprocessing": model.preprocessing.mode,
             "crop_fraction": crop_fraction if encoded else None,
             "operating_points": [
-                _describe(row, model, signatures, thresholds is None and
-                          row.point == _default_point(model, points))
+                _describe(
+                    row,
+                    model,
+                    signatures,
+                    thresholds is None and row.point == _default_point(model, points),
+                )
                 for row in model.profile(points)
             ],
         }
         if isinstance(model, Cascade):
-            description["adaptive"] = _describe_adaptive(
-                model, signatures, thresholds
-            )
+            description["adaptive"] = _describe_adaptive(model, signatures, thresholds)
         _write_json(unfinished, description)
         os.rename(unfinished, path)
     finally:
@@ -182,7 +192,13 @@ def export_saved_model(
 
 
 def _write_signatures(
-    model, folder, points, class_names, encoded, crop_fraction, thresholds,
+    model,
+    folder,
+    points,
+    class_names,
+    encoded,
+    crop_fraction,
+    thresholds,
     freeze,
 ) -> dict[str, list[tf.TensorSpec]]:
     """Writes the SavedModel; returns what each signature takes."""
@@ -203,9 +219,7 @@ def _write_signatures(
         for name in names if encoded else ():
             name = f"{name}_encoded"
             signatures[name] = [files, *specs]
-            twin = archive.add_endpoint(
-                name, twin, input_signature=signatures[name]
-            )
+            twin = archive.add_endpoint(name, twin, input_signature=signatures[name])
 
     default = _default_point(model, points)
     for point in points:
@@ -215,9 +229,7 @@ def _write_signatures(
         size = model.resolution_of(point)
         add(names, _pixels(model, point, class_names, freeze), size)
     if isinstance(model, Cascade):
-        spec = tf.TensorSpec(
-            (model.num_exits - 1,), tf.float32, name="thresholds"
-        )
+        spec = tf.TensorSpec((model.num_exits - 1,), tf.float32, name="thresholds")
         adaptive = _adaptive(model, class_names, thresholds, freeze)
         add([_ADAPTIVE], adaptive, model.resolution, spec)
         if thresholds is not None:
@@ -256,9 +268,7 @@ def _pixels(model, point, class_names, freeze) -> Callable:
 def _adaptive(model, class_names, thresholds, freeze) -> Callable:
     """The endpoint that stops at the first exit that is sure."""
     temperatures = (
-        (1.0,) * model.num_exits
-        if thresholds is None
-        else thresholds.temperatures
+        (1.0,) * model.num_exits if thresholds is None else thresholds.temperatures
     )
     stages = (
         freeze_stages(model, temperatures, model.resolution)
@@ -273,9 +283,7 @@ def _adaptive(model, class_names, thresholds, freeze) -> Callable:
         tf.debugging.assert_greater_equal(thresholds, 0.0, message)
         tf.debugging.assert_less_equal(thresholds, 1.0, message)
         rows = tf.shape(images)[0]
-        logits, exits = adaptive_logits(
-            stages, _check_pixels(images), thresholds
-        )
+        logits, exits = adaptive_logits(stages, _check_pixels(images), thresholds)
         exits = exits[:rows]
         return {
             **_answer(logits[:rows], class_names),
@@ -319,9 +327,7 @@ def _encoded(answer, resolution, crop_fraction) -> Callable:
         pixels = tf.map_fn(
             preprocess,
             images,
-            fn_output_signature=tf.TensorSpec(
-                (resolution, resolution, 3), tf.float32
-            ),
+            fn_output_signature=tf.TensorSpec((resolution, resolution, 3), tf.float32),
         )
         return answer(pixels, *thresholds)
 
@@ -407,8 +413,7 @@ def _check_class_names(class_names, num_classes) -> list[str] | None:
 def _check_thresholds(thresholds, model) -> Thresholds:
     if not isinstance(model, Cascade):
         raise ValueError(
-            "`thresholds` are for cascades. "
-            f"Received: a {type(model).__name__}"
+            f"`thresholds` are for cascades. Received: a {type(model).__name__}"
         )
     thresholds = Thresholds.of(thresholds)
     thresholds.check(model)

@@ -73,9 +73,7 @@ def _any_input(spec: tf.TensorSpec, rows: int):
         grey = tf.fill((256, 341, 3), tf.constant(128, tf.uint8))
         return tf.make_tensor_proto([tf.io.encode_jpeg(grey).numpy()] * rows)
     # With a shape, a single value stands for all: the record stays short.
-    return tf.make_tensor_proto(
-        0.0, dtype=spec.dtype, shape=[rows, *spec.shape[1:]]
-    )
+    return tf.make_tensor_proto(0.0, dtype=spec.dtype, shape=[rows, *spec.shape[1:]])
 
 
 def replay_warmup(path: str | os.PathLike) -> list[str]:

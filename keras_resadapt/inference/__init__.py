@@ -1,22 +1,26 @@
 """Running a trained network: what each operating point costs and gives."""
 
-from keras_resadapt.inference.adaptive_predictor import AdaptivePrediction
-from keras_resadapt.inference.adaptive_predictor import AdaptivePredictor
-from keras_resadapt.inference.batch_norm_calibration import (
+from keras_resadapt.inference.calibrating.batch_norm_calibration import (
     calibrate_batch_norm,
 )
-from keras_resadapt.inference.calibration import METHODS
-from keras_resadapt.inference.calibration import calibrate
-from keras_resadapt.inference.evaluation import BudgetedRow
-from keras_resadapt.inference.evaluation import anytime
-from keras_resadapt.inference.evaluation import budgeted
-from keras_resadapt.inference.evaluation import simulate
-from keras_resadapt.inference.exit_latency import measure_exit_latency
-from keras_resadapt.inference.latency import measure_latency
-from keras_resadapt.inference.litert_network import LiteRTNetwork
-from keras_resadapt.inference.point_logits import PointLogits
-from keras_resadapt.inference.point_logits import collect_logits
-from keras_resadapt.inference.query_table import QueryRow
-from keras_resadapt.inference.query_table import QueryTable
-from keras_resadapt.inference.temperature import fit_temperatures
-from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.inference.calibrating.calibration import METHODS, calibrate
+from keras_resadapt.inference.calibrating.temperature import fit_temperatures
+from keras_resadapt.inference.measuring.evaluation import (
+    BudgetedRow,
+    anytime,
+    budgeted,
+    simulate,
+)
+from keras_resadapt.inference.measuring.exit_latency import measure_exit_latency
+from keras_resadapt.inference.measuring.latency import measure_latency
+from keras_resadapt.inference.measuring.query_table import QueryRow, QueryTable
+from keras_resadapt.inference.running.adaptive_predictor import (
+    AdaptivePrediction,
+    AdaptivePredictor,
+)
+from keras_resadapt.inference.running.litert_network import LiteRTNetwork
+from keras_resadapt.inference.storing.point_logits import (
+    PointLogits,
+    collect_logits,
+)
+from keras_resadapt.inference.storing.thresholds import Thresholds

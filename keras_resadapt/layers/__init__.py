@@ -3,28 +3,25 @@
 from keras_resadapt.layers.activation import Activation
 from keras_resadapt.layers.base_features import BaseFeatures
 from keras_resadapt.layers.batch_normalization import BatchNormalization
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
-from keras_resadapt.layers.conv_block import ConvBlock
-from keras_resadapt.layers.conv_block import conv_norm
-from keras_resadapt.layers.convolution import Conv2D
-from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.layers.block import Block, LayerSet
+from keras_resadapt.layers.conv_block import ConvBlock, conv_norm
+from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_resadapt.layers.dense import Dense
-from keras_resadapt.layers.dense_block import BottleneckConv
-from keras_resadapt.layers.dense_block import DenseBlock
+from keras_resadapt.layers.dense_block import BottleneckConv, DenseBlock
 from keras_resadapt.layers.exit_classifier import ExitClassifier
 from keras_resadapt.layers.fusion_block import FusionBlock
 from keras_resadapt.layers.high_frequency_residual import HighFrequencyResidual
 from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
 from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
-from keras_resadapt.layers.resize import resize_bilinear
-from keras_resadapt.layers.resize import resize_to_corners
-from keras_resadapt.layers.slimmable import SlimmableConv2D
-from keras_resadapt.layers.slimmable import SlimmableDense
-from keras_resadapt.layers.slimmable import SlimmableDepthwiseConv2D
-from keras_resadapt.layers.slimmable import make_divisible
-from keras_resadapt.layers.slimmable import slim_channels
+from keras_resadapt.layers.resize import resize_bilinear, resize_to_corners
+from keras_resadapt.layers.slimmable import (
+    SlimmableConv2D,
+    SlimmableDense,
+    SlimmableDepthwiseConv2D,
+    make_divisible,
+    slim_channels,
+)
 from keras_resadapt.layers.slimmable_batch_normalization import (
     SlimmableBatchNormalization,
 )

@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-import keras
-
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.conv_block import ConvBlock
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
@@ -57,9 +54,7 @@ class BaseFeatures(Block):
                 kernel_initializer=UNIFORM_FAN_IN,
                 name=f"conv{i}",
             )
-            for i, (channels, (kernel_size, stride)) in enumerate(
-                zip(filters, shapes)
-            )
+            for i, (channels, (kernel_size, stride)) in enumerate(zip(filters, shapes))
         ]
         self.pool = PaddedMaxPooling2D() if large else None
 

@@ -94,9 +94,7 @@ class BatchNormalization(keras.layers.Layer):
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            moving.assign(
-                moving * self.momentum + batch * (1 - self.momentum)
-            )
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
 
     def statistics(self):
         """The running mean and variance."""
@@ -105,9 +103,7 @@ class BatchNormalization(keras.layers.Layer):
     def affine(self):
         """The scale and the offset of each channel in inference, which a
         convolution before it can take over."""
-        return affine(
-            *self.statistics(), self.gamma, self.beta, self.epsilon
-        )
+        return affine(*self.statistics(), self.gamma, self.beta, self.epsilon)
 
     def normalize_by_batch(self, inputs, gamma=None, beta=None):
         """Returns the outputs, the batch's mean and its unbiased variance."""
@@ -124,14 +120,10 @@ class BatchNormalization(keras.layers.Layer):
                 is_training=True,
             )
         x = ops.cast(inputs, "float32")
-        mean, variance = ops.moments(
-            x, axes=(0, 1, 2), synchronized=num_replicas() > 1
-        )
+        mean, variance = ops.moments(x, axes=(0, 1, 2), synchronized=num_replicas() > 1)
         scale, offset = affine(mean, variance, gamma, beta, self.epsilon)
         outputs = x * scale + offset
-        count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32") * (
-            num_replicas()
-        )
+        count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32") * (num_replicas())
         unbiased = variance * count / ops.maximum(count - 1, 1)
         return ops.cast(outputs, inputs.dtype), mean, unbiased
 
@@ -143,7 +135,5 @@ class BatchNormalization(keras.layers.Layer):
             **super().get_config(),
             "momentum": self.momentum,
             "epsilon": self.epsilon,
-            "gamma_initializer": keras.initializers.serialize(
-                self.gamma_initializer
-            ),
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
         }

@@ -7,10 +7,9 @@ import keras
 
 from keras_resadapt.layers.activation import Activation
 from keras_resadapt.layers.batch_normalization import BatchNormalization
-from keras_resadapt.layers.convolution import Conv2D
-from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_resadapt.layers.dense import Dense
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def _activation(function=None, non_negative=False, **kwargs) -> Activation:
@@ -53,9 +52,7 @@ class LayerSet:
         """For what ends in a concatenation, which is rounded as a whole."""
         return dataclasses.replace(self, activation=_activation)
 
-    def scaled_conv(
-        self, *args, ratio: float | None, **kwargs
-    ) -> keras.layers.Layer:
+    def scaled_conv(self, *args, ratio: float | None, **kwargs) -> keras.layers.Layer:
         """A `conv` whose channels a width rounds in units of `ratio`, where
         there are widths; see `layers.slim_channels`."""
         if self.slimmable:

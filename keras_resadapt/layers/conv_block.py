@@ -2,9 +2,8 @@
 
 import keras
 
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.layers.block import Block, LayerSet
+from keras_resadapt.points.operating_point import OperatingPoint
 
 # Normal, variance 2 / (kernel area x output channels).
 HE_NORMAL_FAN_OUT = keras.initializers.VarianceScaling(

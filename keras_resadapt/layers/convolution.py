@@ -96,21 +96,15 @@ class _SymmetricPadding:
 
     def call(self, inputs, scale=None, offset=None, point=None):
         bias = self.bias if self.use_bias else None
-        return self.convolve(
-            inputs, self.whole_kernel(), bias, scale, offset, point
-        )
+        return self.convolve(inputs, self.whole_kernel(), bias, scale, offset, point)
 
-    def convolve(
-        self, inputs, kernel, bias=None, scale=None, offset=None, point=None
-    ):
+    def convolve(self, inputs, kernel, bias=None, scale=None, offset=None, point=None):
         """`scale * convolution(inputs) + offset`, the scale folded into the
         kernel; both are of a normalization after it, in inference."""
         if self.input_quantizer is not None:
             inputs = point.call(self.input_quantizer, inputs)
         if self.padding == "valid":
-            inputs = _symmetric_pad(
-                inputs, self.kernel_size, self.dilation_rate
-            )
+            inputs = _symmetric_pad(inputs, self.kernel_size, self.dilation_rate)
         if bias is not None:
             offset = bias if scale is None else offset + bias * scale
         if scale is not None:

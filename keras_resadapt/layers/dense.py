@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
-from keras_resadapt.layers.convolution import adds_integers
-from keras_resadapt.layers.convolution import quantizer_config
-from keras_resadapt.layers.convolution import with_quantizers
+from keras_resadapt.layers.convolution import (
+    adds_integers,
+    quantizer_config,
+    with_quantizers,
+)
 from keras_resadapt.layers.integer_offset import integer_offset
 
 
@@ -70,9 +72,7 @@ class Dense(keras.layers.Dense):
         is a 1x1 convolution, which LiteRT knows with a scale a channel."""
         if self.weight_quantizer is None:
             return ops.matmul(inputs, kernel)
-        kernel = self.weight_quantizer(
-            kernel[None, None], self.kernel[None, None]
-        )
+        kernel = self.weight_quantizer(kernel[None, None], self.kernel[None, None])
         return ops.conv(inputs, kernel, padding="valid")
 
     is_packed = False

@@ -4,10 +4,8 @@ import math
 
 from keras import ops
 
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
-from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
-from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.block import Block, LayerSet
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT, ConvBlock
 
 
 class BottleneckConv(Block):

@@ -3,10 +3,8 @@
 import keras
 from keras import ops
 
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
-from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
-from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.block import Block, LayerSet
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT, ConvBlock
 
 # Uniform in +-1 / sqrt(fan_in), PyTorch's own initialization.
 UNIFORM_FAN_IN = keras.initializers.VarianceScaling(

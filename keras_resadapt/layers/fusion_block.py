@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from keras import ops
 
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.conv_block import ConvBlock
 from keras_resadapt.layers.dense_block import BottleneckConv
 from keras_resadapt.layers.resize import resize_to_corners
@@ -93,9 +92,7 @@ class FusionBlock(Block):
         ]
         channels = in_channels + num_layers * growth_rate
         last_channels = math.floor(channels * compress_factor)
-        self.last = ConvBlock(
-            last_channels, 1, 1, layers.before_join(), name="last"
-        )
+        self.last = ConvBlock(last_channels, 1, 1, layers.before_join(), name="last")
         self.out_channels = channels + last_channels
         self.transition = None
         if reduction is not None:
@@ -106,9 +103,7 @@ class FusionBlock(Block):
 
     def call(self, inputs, low, point, training=None):
         outputs = [inputs]
-        for conv, up, coarse, join in zip(
-            self.convs, self.ups, low, self.joins
-        ):
+        for conv, up, coarse, join in zip(self.convs, self.ups, low, self.joins):
             x = outputs[-1]
             new = conv(x, point=point)
             size = new.shape[1:3]
@@ -122,9 +117,7 @@ class FusionBlock(Block):
             )
             outputs.append(point.call(join, x))
         x = outputs[-1]
-        last = resize_to_corners(
-            self.last(low[-1], point=point), x.shape[1:3]
-        )
+        last = resize_to_corners(self.last(low[-1], point=point), x.shape[1:3])
         x = ops.concatenate([x, last], axis=-1)
         x = point.call(self.joins[-1], x)
         if self.transition is not None:

@@ -86,9 +86,7 @@ def _fit(features, size):
     """Crops features, or adds zeros, at the bottom and on the right."""
     height, width = size
     features = features[:, :height, :width]
-    missing = [
-        (0, wanted - got) for wanted, got in zip(size, features.shape[1:3])
-    ]
+    missing = [(0, wanted - got) for wanted, got in zip(size, features.shape[1:3])]
     if any(after for _, after in missing):
         features = ops.pad(features, [(0, 0), *missing, (0, 0)])
     return features

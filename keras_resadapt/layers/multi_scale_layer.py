@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from keras import ops
 
-from keras_resadapt.layers.block import Block
-from keras_resadapt.layers.block import LayerSet
+from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.dense_block import BottleneckConv
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 

@@ -3,15 +3,12 @@
 import keras
 from keras import ops
 
-from keras_resadapt.layers.convolution import Conv2D
-from keras_resadapt.layers.convolution import DepthwiseConv2D
+from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_resadapt.layers.dense import Dense
-from keras_resadapt.operating_point import DrawnWidth
+from keras_resadapt.points.operating_point import DrawnWidth
 
 
-def make_divisible(
-    channels: float, divisor: int = 8, min_value: int = 8
-) -> int:
+def make_divisible(channels: float, divisor: int = 8, min_value: int = 8) -> int:
     """The multiple of `divisor` nearest to `channels`, never below 90 % of it.
 
     Args:
@@ -116,12 +113,8 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
 
     def call(self, inputs, width, scale=None, offset=None, point=None):
         out_channels = self.channels(width)
-        kernel = first_channels(
-            self.whole_kernel(), channels_of(inputs), out_channels
-        )
-        bias = (
-            first_channels(self.bias, out_channels) if self.use_bias else None
-        )
+        kernel = first_channels(self.whole_kernel(), channels_of(inputs), out_channels)
+        bias = first_channels(self.bias, out_channels) if self.use_bias else None
         return self.convolve(inputs, kernel, bias, scale, offset, point)
 
     def _missing_channels(self, inputs):
@@ -129,9 +122,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
             return ops.maximum(8 - ops.shape(inputs)[-1], 0)
         return super()._missing_channels(inputs)
 
-    def compute_output_spec(
-        self, inputs, width, scale=None, offset=None, point=None
-    ):
+    def compute_output_spec(self, inputs, width, scale=None, offset=None, point=None):
         shape = self.compute_output_shape(inputs.shape)
         return keras.KerasTensor(
             (*shape[:-1], self.channels(width)), dtype=self.compute_dtype

@@ -2,13 +2,14 @@
 
 import keras
 
-from keras_resadapt.layers.batch_normalization import BatchNormalization
-from keras_resadapt.layers.batch_normalization import affine
-from keras_resadapt.layers.batch_normalization import normalize
-from keras_resadapt.layers.slimmable import channels_of
-from keras_resadapt.layers.slimmable import first_channels
+from keras_resadapt.layers.batch_normalization import (
+    BatchNormalization,
+    affine,
+    normalize,
+)
 from keras_resadapt.layers.point_variables import PointVariables
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.layers.slimmable import channels_of, first_channels
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -112,4 +113,3 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
             "full_resolution": self.full_resolution,
             "full_width": self.full_width,
         }
-

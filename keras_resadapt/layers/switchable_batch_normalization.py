@@ -31,8 +31,7 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     resolutions = tuple(map(operator.index, resolutions))  # NumPy's, say
     if len(set(resolutions)) < len(resolutions):
         raise ValueError(
-            "`resolutions` must not repeat. "
-            f"Received: resolutions={resolutions}"
+            f"`resolutions` must not repeat. Received: resolutions={resolutions}"
         )
     return tuple(sorted(resolutions, reverse=True))
 
@@ -168,9 +167,7 @@ class SwitchableBatchNormalization(keras.layers.Layer):
 
     def _interpolate(self, resolution):
         """Mean, variance, gamma and beta for an untrained resolution."""
-        upper, lower, share = neighbours(
-            self.resolutions, resolution, self.extrapolate
-        )
+        upper, lower, share = neighbours(self.resolutions, resolution, self.extrapolate)
         upper, lower = self.branches[upper], self.branches[lower]
         return [
             share * getattr(upper, name) + (1 - share) * getattr(lower, name)
@@ -186,8 +183,6 @@ class SwitchableBatchNormalization(keras.layers.Layer):
             "resolutions": self.resolutions,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
-            "gamma_initializer": keras.initializers.serialize(
-                self.gamma_initializer
-            ),
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
             "extrapolate": self.extrapolate,
         }

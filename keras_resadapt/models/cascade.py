@@ -9,9 +9,8 @@ from keras import ops
 
 from keras_resadapt import losses
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
-from keras_resadapt.profile import ProfileRow
-from keras_resadapt.profile import profile_cascade
+from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.profile import ProfileRow, profile_cascade
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +93,7 @@ class Cascade(Classifier):
                 f"Received: distillation_weight={distillation_weight}"
             )
         if not temperature > 0:
-            raise ValueError(
-                f"`temperature` must be positive. Received: {temperature}"
-            )
+            raise ValueError(f"`temperature` must be positive. Received: {temperature}")
         self.gradient_equilibrium = gradient_equilibrium
         self.distillation_weight = distillation_weight
         self.temperature = temperature
@@ -119,9 +116,7 @@ class Cascade(Classifier):
         """
         raise NotImplementedError
 
-    def classify(
-        self, features, exit: int, point: OperatingPoint, training=None
-    ):
+    def classify(self, features, exit: int, point: OperatingPoint, training=None):
         """An exit's float32 logits, from its features."""
         raise NotImplementedError
 
@@ -147,13 +142,9 @@ class Cascade(Classifier):
             training: As for `call`.
         """
         self.check_images(images)
-        return CascadeState(
-            self, 0, self.begin(images, point, training), point
-        )
+        return CascadeState(self, 0, self.begin(images, point, training), point)
 
-    def advance(
-        self, state: CascadeState, training=None
-    ) -> tuple[Any, CascadeState]:
+    def advance(self, state: CascadeState, training=None) -> tuple[Any, CascadeState]:
         """Computes the next exit.
 
         Returns:
@@ -173,9 +164,7 @@ class Cascade(Classifier):
                 f"`state` is after the last exit: {self.name!r} has "
                 f"{self.num_exits} exits."
             )
-        features = self.extend(
-            state.features, state.exit, state.point, training
-        )
+        features = self.extend(state.features, state.exit, state.point, training)
         own = features
         if self.gradient_equilibrium and training:
             # K - k exits depend on these features; each gets an equal share.
@@ -247,9 +236,7 @@ class Cascade(Classifier):
         *earlier, last = self.output_names
         terms = {}
         for name in earlier:
-            terms[name] = self.classification_loss(
-                y, logits[name], sample_weight
-            )
+            terms[name] = self.classification_loss(y, logits[name], sample_weight)
             if weight:
                 terms[name] = (1 - weight) * terms[
                     name

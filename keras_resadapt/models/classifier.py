@@ -11,13 +11,10 @@ from keras import ops
 from keras_resadapt import losses
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers.batch_normalization import num_replicas
-from keras_resadapt.operating_point import OperatingPoint
-from keras_resadapt.profile import ProfileRow
-from keras_resadapt.profile import profile_point
-from keras_resadapt.profile import symbolic_call
-from keras_resadapt.quantization.noting_point import NotingPoint
-from keras_resadapt.quantization.scheme import Scheme
-from keras_resadapt.quantization.scheme import check_quantized
+from keras_resadapt.points.noting import NotingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.profile import ProfileRow, profile_point, symbolic_call
+from keras_resadapt.quantization.scheme import Scheme, check_quantized
 
 # What a weights file calls the scheme of a quantized network
 _SCHEME = "quantization"
@@ -61,9 +58,7 @@ class Classifier(keras.Model):
         """Height and width in pixels of the images at a point."""
         return point.resolution or self.resolution
 
-    def layer_set(
-        self, layers: LayerSet = LayerSet(), private=None
-    ) -> LayerSet:
+    def layer_set(self, layers: LayerSet = LayerSet(), private=None) -> LayerSet:
         """The layers to make the network of, quantized if it is.
 
         Args:
@@ -130,9 +125,7 @@ class Classifier(keras.Model):
                 (self.resolution_of(point),) * 2 + (3,),
                 point,
             )
-            for point in (
-                self.operating_points if points is None else points
-            )
+            for point in (self.operating_points if points is None else points)
         ]
 
     # === Quantization ===
@@ -145,9 +138,7 @@ class Classifier(keras.Model):
     def get_config(self):
         return {
             **super().get_config(),
-            "quantization": keras.saving.serialize_keras_object(
-                self.quantization
-            ),
+            "quantization": keras.saving.serialize_keras_object(self.quantization),
         }
 
     def save_own_variables(self, store):
@@ -231,9 +222,7 @@ class Classifier(keras.Model):
             jit_compile=jit_compile,
             **kwargs,
         )
-        accumulation = getattr(
-            self.optimizer, "gradient_accumulation_steps", None
-        )
+        accumulation = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if accumulation and num_replicas() > 1:
             raise ValueError(
                 "Keras cannot accumulate gradients over several replicas. "
@@ -252,8 +241,7 @@ class Classifier(keras.Model):
 
         metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
         return {
-            name: [copy(metric) for metric in metrics]
-            for name in self.output_names
+            name: [copy(metric) for metric in metrics] for name in self.output_names
         }
 
     def get_compile_config(self):
@@ -357,8 +345,7 @@ def _on_tensorflow_cpu() -> bool:
     import tensorflow as tf
 
     return not (
-        tf.config.list_logical_devices("GPU")
-        or tf.config.list_logical_devices("TPU")
+        tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
     )
 
 
@@ -375,6 +362,4 @@ def _check_labels(y, num_classes):
     labels = tf.cast(y, tf.int64)
     message = f"Labels must be class indices from 0 to {num_classes - 1}."
     tf.debugging.assert_non_negative(labels, message)
-    tf.debugging.assert_less(
-        labels, tf.constant(num_classes, tf.int64), message
-    )
+    tf.debugging.assert_less(labels, tf.constant(num_classes, tf.int64), message)

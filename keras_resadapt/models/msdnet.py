@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.layers import BaseFeatures
-from keras_resadapt.layers import ConvBlock
-from keras_resadapt.layers import ExitClassifier
-from keras_resadapt.layers import MultiScaleLayer
-from keras_resadapt.layers import Preprocessing
+from keras_resadapt.layers import (
+    BaseFeatures,
+    ConvBlock,
+    ExitClassifier,
+    MultiScaleLayer,
+    Preprocessing,
+)
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.multi_scale import check_multi_scale
-from keras_resadapt.models.multi_scale import check_size
+from keras_resadapt.models.multi_scale import check_multi_scale, check_size
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -196,9 +197,7 @@ class MSDNet(Cascade):
     def check_images(self, images) -> None:
         super().check_images(images)
         halvings = len(self.growth_factors) - 1
-        check_size(
-            images.shape[1:3], halvings + (2 if self.stem == "imagenet" else 0)
-        )
+        check_size(images.shape[1:3], halvings + (2 if self.stem == "imagenet" else 0))
 
     def begin(self, images, point, training=None):
         return self.base_features(
@@ -228,9 +227,7 @@ class MSDNet(Cascade):
         return features
 
     def classify(self, features, exit, point, training=None):
-        return self.classifiers[exit](
-            features[-1], point=point, training=training
-        )
+        return self.classifiers[exit](features[-1], point=point, training=training)
 
     # === Config ===
 
@@ -281,9 +278,7 @@ def MSDNetCIFARGrowing(
     return MSDNet(num_classes, name=name, **{**defaults, **kwargs})
 
 
-def MSDNetImageNet(
-    num_classes: int = 1000, name: str = "msdnet_imagenet", **kwargs
-):
+def MSDNetImageNet(num_classes: int = 1000, name: str = "msdnet_imagenet", **kwargs):
     """The authors' ImageNet network, 5 exits.
 
     Args:

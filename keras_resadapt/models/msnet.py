@@ -6,15 +6,14 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.backbones import Backbone
-from keras_resadapt.backbones import DenseNet
-from keras_resadapt.backbones import MobileNetV1
-from keras_resadapt.backbones import ResNet
-from keras_resadapt.layers import Block
-from keras_resadapt.layers import HighFrequencyResidual
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import Preprocessing
-from keras_resadapt.layers import resize_bilinear
+from keras_resadapt.backbones import Backbone, DenseNet, MobileNetV1, ResNet
+from keras_resadapt.layers import (
+    Block,
+    HighFrequencyResidual,
+    LayerSet,
+    Preprocessing,
+    resize_bilinear,
+)
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
@@ -57,9 +56,7 @@ class ScaleNetwork(Block):
             else:
                 non_negative = backbone.non_negative
                 self.sums.append(
-                    layers.activation(
-                        None, non_negative=non_negative, name=f"sum{i}"
-                    )
+                    layers.activation(None, non_negative=non_negative, name=f"sum{i}")
                 )
 
     def build(self, input_shape):
@@ -133,10 +130,7 @@ class MSNet(Cascade):
                 f"Received: num_classes={num_classes!r}"
             )
         self.resolutions = check_resolutions(resolutions)
-        if (
-            len(self.resolutions) != 2
-            or self.resolutions[0] % self.resolutions[1]
-        ):
+        if len(self.resolutions) != 2 or self.resolutions[0] % self.resolutions[1]:
             raise ValueError(
                 "`resolutions` must be two, the larger a multiple of the "
                 f"smaller. Received: resolutions={self.resolutions}"

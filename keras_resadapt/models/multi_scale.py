@@ -21,9 +21,10 @@ def check_multi_scale(*, growth_factors, bottleneck_factors, reduction, **sizes)
             raise ValueError(
                 f"`{name}` must be a positive integer. Received: {name}={value!r}"
             )
-    if len(growth_factors) != len(bottleneck_factors) or min(
-        *growth_factors, *bottleneck_factors
-    ) < 1:
+    if (
+        len(growth_factors) != len(bottleneck_factors)
+        or min(*growth_factors, *bottleneck_factors) < 1
+    ):
         raise ValueError(
             "`growth_factors` and `bottleneck_factors` must have the same "
             "number of positive entries. Received: "

@@ -9,25 +9,28 @@ import keras
 from keras import ops
 
 from keras_resadapt import losses
-from keras_resadapt.backbones import VGG
-from keras_resadapt.backbones import Backbone
-from keras_resadapt.backbones import MobileNetV1
-from keras_resadapt.backbones import MobileNetV2
-from keras_resadapt.backbones import ResNet
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import Preprocessing
-from keras_resadapt.layers import SlimmableBatchNormalization
-from keras_resadapt.layers import SlimmableConv2D
-from keras_resadapt.layers import SlimmableDense
-from keras_resadapt.layers import SlimmableDepthwiseConv2D
+from keras_resadapt.backbones import (
+    VGG,
+    Backbone,
+    MobileNetV1,
+    MobileNetV2,
+    ResNet,
+)
+from keras_resadapt.layers import (
+    LayerSet,
+    Preprocessing,
+    SlimmableBatchNormalization,
+    SlimmableConv2D,
+    SlimmableDense,
+    SlimmableDepthwiseConv2D,
+)
 from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
 )
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.models.sandwich import draw_sub_networks
-from keras_resadapt.models.sandwich import sandwich_gradients
+from keras_resadapt.models.sandwich import draw_sub_networks, sandwich_gradients
 from keras_resadapt.models.weights import load_weights_file
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.profile import channels_of_norms
 from keras_resadapt.quantization.per_point import SlimmableQuantizer
 
@@ -99,8 +102,7 @@ class MutualNet(Classifier):
         super().__init__(**kwargs)
         if not isinstance(backbone, Backbone):
             raise TypeError(
-                "`backbone` must be a `backbones.Backbone`. "
-                f"Received: {backbone!r}"
+                f"`backbone` must be a `backbones.Backbone`. Received: {backbone!r}"
             )
         for name, value, least in (
             ("num_classes", num_classes, 1),
@@ -141,20 +143,14 @@ class MutualNet(Classifier):
         self.num_random_widths = num_random_widths
         self.distillation = distillation
         self.divergence = (
-            losses.Distillation()
-            if distillation == "kl"
-            else losses.AlphaDivergence()
+            losses.Distillation() if distillation == "kl" else losses.AlphaDivergence()
         )
         self.seed = seed
 
         # === Layers ===
-        self.full_point = OperatingPoint(
-            self.resolutions[0], self.width_range[1]
-        )
+        self.full_point = OperatingPoint(self.resolutions[0], self.width_range[1])
         layers = LayerSet(
-            conv=functools.partial(
-                SlimmableConv2D, max_width=self.width_range[1]
-            ),
+            conv=functools.partial(SlimmableConv2D, max_width=self.width_range[1]),
             depthwise=SlimmableDepthwiseConv2D,
             norm=functools.partial(
                 SlimmableBatchNormalization,
@@ -185,8 +181,7 @@ class MutualNet(Classifier):
         self.operating_points = (self.full_point,)
         self.build_from_point(self.full_point)
         self.add_statistics(
-            OperatingPoint(resolution, width)
-            for resolution, width in calibrated
+            OperatingPoint(resolution, width) for resolution, width in calibrated
         )
 
     # === Forward ===
@@ -194,9 +189,7 @@ class MutualNet(Classifier):
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
         if isinstance(inputs, (list, tuple)):  # in `fit` and `evaluate`
             return {
-                self.full_point.name: self._logits(
-                    inputs[0], self.full_point, training
-                )
+                self.full_point.name: self._logits(inputs[0], self.full_point, training)
             }
         if point is None:
             point = OperatingPoint(inputs.shape[1], self.width_range[1])
@@ -267,9 +260,7 @@ class MutualNet(Classifier):
                 widths.append(smallest)
         points = [
             OperatingPoint(resolution, float(width))
-            for resolution in (
-                self.resolutions if resolutions is None else resolutions
-            )
+            for resolution in (self.resolutions if resolutions is None else resolutions)
             for width in widths
         ]
         if not points:
@@ -388,15 +379,12 @@ class MutualNet(Classifier):
             self.num_random_widths,
         )
         points = [
-            (OperatingPoint(width=width), resolution)
-            for width, resolution in drawn
+            (OperatingPoint(width=width), resolution) for width, resolution in drawn
         ]
         loss, logits, gradients = sandwich_gradients(
             self, images, y, sample_weight, points
         )
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables)
-        )
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=ops.shape(images)[0])
@@ -411,9 +399,7 @@ class MutualNet(Classifier):
 
         Weights and statistics of the rest are copied.
         """
-        copy = type(self).from_config(
-            {**self.get_config(), "num_classes": num_classes}
-        )
+        copy = type(self).from_config({**self.get_config(), "num_classes": num_classes})
         copy.backbone.set_weights(self.backbone.get_weights())
         return copy
 
@@ -432,8 +418,7 @@ class MutualNet(Classifier):
             "seed": self.seed,
             "preprocessing": self.preprocessing.mode,
             "calibrated": [
-                (point.resolution, point.width)
-                for point in self.operating_points[1:]
+                (point.resolution, point.width) for point in self.operating_points[1:]
             ],
         }
 

@@ -9,7 +9,7 @@ from keras import ops
 from keras_resadapt.layers import resize_bilinear
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.layers import BaseFeatures
-from keras_resadapt.layers import DenseBlock
-from keras_resadapt.layers import ExitClassifier
-from keras_resadapt.layers import FusionBlock
-from keras_resadapt.layers import Preprocessing
+from keras_resadapt.layers import (
+    BaseFeatures,
+    DenseBlock,
+    ExitClassifier,
+    FusionBlock,
+    Preprocessing,
+)
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.multi_scale import check_multi_scale
-from keras_resadapt.models.multi_scale import check_size
+from keras_resadapt.models.multi_scale import check_multi_scale, check_size
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -90,8 +91,7 @@ class RANet(Cascade):
         self._check_scales(growth_factors, num_blocks, block_step)
         if step_mode not in ("even", "lg"):
             raise ValueError(
-                "`step_mode` must be 'even' or 'lg'. "
-                f"Received: step_mode={step_mode!r}"
+                f"`step_mode` must be 'even' or 'lg'. Received: step_mode={step_mode!r}"
             )
         if not 0 < compress_factor < 1 or (
             min(growth_factors) * growth_rate * compress_factor < 1
@@ -251,21 +251,15 @@ class RANet(Cascade):
             low, outputs, first_block = outputs, [], 0
         for i in range(first_block, last_block + 1):
             if i < self._depth(flow - 1):
-                x, block_outputs = blocks[i](
-                    x, low[i], point=point, training=training
-                )
+                x, block_outputs = blocks[i](x, low[i], point=point, training=training)
             else:
-                x, block_outputs = blocks[i](
-                    x, point=point, training=training
-                )
+                x, block_outputs = blocks[i](x, point=point, training=training)
             if bases:  # a finer sub-network will fuse them
                 outputs = [*outputs, block_outputs]
         return {"x": x, "bases": bases, "low": [], "outputs": outputs}
 
     def classify(self, features, exit, point, training=None):
-        return self.classifiers[exit](
-            features["x"], point=point, training=training
-        )
+        return self.classifiers[exit](features["x"], point=point, training=training)
 
     # === Config ===
 
@@ -318,9 +312,7 @@ def RANetCIFARGrowing(
     return RANet(num_classes, name=name, **{**defaults, **kwargs})
 
 
-def RANetImageNet(
-    num_classes: int = 1000, name: str = "ranet_imagenet", **kwargs
-):
+def RANetImageNet(num_classes: int = 1000, name: str = "ranet_imagenet", **kwargs):
     """The authors' ImageNet network: 8 exits, 167M to 1,677M multiply-adds.
 
     Args:

@@ -8,19 +8,19 @@ import numpy as np
 from keras import ops
 
 from keras_resadapt import losses
-from keras_resadapt.backbones import Backbone
-from keras_resadapt.backbones import MobileNetV2
-from keras_resadapt.backbones import ResNet
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.layers import Preprocessing
-from keras_resadapt.layers import SwitchableBatchNormalization
-from keras_resadapt.layers import resize_bilinear
+from keras_resadapt.backbones import Backbone, MobileNetV2, ResNet
+from keras_resadapt.layers import (
+    LayerSet,
+    Preprocessing,
+    SwitchableBatchNormalization,
+    resize_bilinear,
+)
 from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
 )
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.models.weights import load_weights_file
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.quantization.learned import LearnedQuantization
 from keras_resadapt.quantization.per_point import SwitchableQuantizer
 from keras_resadapt.quantization.quantizers import rounding_kernels_once
@@ -98,9 +98,7 @@ class RSNet(Classifier):
         self.num_classes = int(num_classes)
         self.distillation = distillation
         self.extrapolate = extrapolate
-        self.classifier_initializer = keras.initializers.get(
-            classifier_initializer
-        )
+        self.classifier_initializer = keras.initializers.get(classifier_initializer)
 
         # === Layers ===
         layers = self.layer_set(
@@ -236,9 +234,7 @@ class RSNet(Classifier):
         cross_entropy = self.classification_loss
         per_point = [logits[point.name] for point in self.operating_points]
         terms = {
-            "classification": sum(
-                cross_entropy(y, z, sample_weight) for z in per_point
-            )
+            "classification": sum(cross_entropy(y, z, sample_weight) for z in per_point)
         }
         if len(per_point) > 1:
             ensemble = logits["ensemble"]

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_resadapt.layers import resize_to_corners
 from keras_resadapt.layers.batch_normalization import num_replicas
-from keras_resadapt.operating_point import DrawnWidth
+from keras_resadapt.points.operating_point import DrawnWidth
 
 
 def draw_sub_networks(
@@ -69,9 +69,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks):
             logits = model(images, point=point, training=True)
             loss = loss_of(logits)
             scaled = model.optimizer.scale_loss(loss)
-        gradients = tape.gradient(
-            scaled, variables, unconnected_gradients="zero"
-        )
+        gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
         return loss, logits, gradients
 
     loss, full_logits, gradients = run(

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,12 @@ def calibrate_ranges(
         TypeError: The model is no classifier of this package.
         ValueError: The model is not quantized, or an argument is bad.
     """
-    from keras_resadapt.inference.batch_norm_calibration import first_images
-    from keras_resadapt.inference.batch_norm_calibration import (
+    from keras_resadapt.batches import images_at
+    from keras_resadapt.compiled import compile_function
+    from keras_resadapt.inference.calibrating.batch_norm_calibration import (
+        first_images,
         points_to_calibrate,
     )
-    from keras_resadapt.inference.batches import images_at
-    from keras_resadapt.inference.compiled import compile_function
     from keras_resadapt.models.point_cascade import PointCascade
 
     if isinstance(model, PointCascade):
@@ -104,9 +104,7 @@ def calibrate_ranges(
             run(keras.ops.cast(view, "float32"))
 
 
-def check_calibrated(
-    model: keras.Model, points: Sequence[OperatingPoint]
-) -> None:
+def check_calibrated(model: keras.Model, points: Sequence[OperatingPoint]) -> None:
     """Raises a `ValueError` for a point with activation ranges that neither
     training nor calibration has found."""
     for point in dict.fromkeys(

@@ -4,12 +4,16 @@ import dataclasses
 
 import keras
 
-from keras_resadapt.quantization.learned import LearnedQuantization
-from keras_resadapt.quantization.learned import LearnedWeights
-from keras_resadapt.quantization.learned import PackedWeights
-from keras_resadapt.quantization.quantizers import ActivationQuantizer
-from keras_resadapt.quantization.quantizers import WeightQuantizer
+from keras_resadapt.quantization.learned import (
+    LearnedQuantization,
+    LearnedWeights,
+    PackedWeights,
+)
 from keras_resadapt.quantization.per_point import SlimmableQuantizer
+from keras_resadapt.quantization.quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+)
 from keras_resadapt.quantization.scheme import Scheme
 
 
@@ -56,8 +60,7 @@ def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
         )
     if not isinstance(scheme, Scheme):
         raise TypeError(
-            "`scheme` must be a scheme, such as `Int8()`. "
-            f"Received: scheme={scheme!r}"
+            f"`scheme` must be a scheme, such as `Int8()`. Received: scheme={scheme!r}"
         )
     if isinstance(model, PointCascade):
         return _with_network(model, quantize(model.network, scheme))
@@ -66,9 +69,7 @@ def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
             f"{model.name!r} is quantized already, with {model.quantization}."
         )
     scheme.check()
-    quantized = type(model).from_config(
-        {**model.get_config(), "quantization": scheme}
-    )
+    quantized = type(model).from_config({**model.get_config(), "quantization": scheme})
     state = _quantizer_variables(quantized)
     targets = [v for v in quantized.variables if id(v) not in state]
     for target, source in zip(targets, model.variables, strict=True):
@@ -138,9 +139,7 @@ def unpack(model: keras.Model) -> keras.Model:
 def _with_packing(model, packed: bool):
     """The network with the other kind of kernels, and its other variables."""
     scheme = dataclasses.replace(model.quantization, packed=packed)
-    copy = type(model).from_config(
-        {**model.get_config(), "quantization": scheme}
-    )
+    copy = type(model).from_config({**model.get_config(), "quantization": scheme})
     for source, target in _layer_pairs(model, copy):
         if isinstance(source, (LearnedWeights, PackedWeights)):
             continue  # with the layer that it belongs to

@@ -5,15 +5,17 @@ import dataclasses
 import keras
 from keras import ops
 
-from keras_resadapt.layers.slimmable import channels_of
-from keras_resadapt.layers.slimmable import first_channels
-from keras_resadapt.quantization.quantizers import ActivationQuantizer
-from keras_resadapt.quantization.quantizers import WeightQuantizer
-from keras_resadapt.quantization.scheme import Scheme
-from keras_resadapt.quantization.scheme import check_bits
-from keras_resadapt.quantization.tfmot import KerasAdapter
-from keras_resadapt.quantization.tfmot import tensors
-from keras_resadapt.quantization.tfmot import tfmot_quantizers
+from keras_resadapt.layers.slimmable import channels_of, first_channels
+from keras_resadapt.quantization.quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+)
+from keras_resadapt.quantization.scheme import Scheme, check_bits
+from keras_resadapt.quantization.tfmot import (
+    KerasAdapter,
+    tensors,
+    tfmot_quantizers,
+)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -40,9 +42,7 @@ class LastValueWeights(WeightQuantizer):
             symmetric=True,
             narrow_range=True,
         )
-        self._range = self._quantizer.build(
-            kernel_shape, "weights", KerasAdapter(self)
-        )
+        self._range = self._quantizer.build(kernel_shape, "weights", KerasAdapter(self))
 
     def train(self, kernel, whole):
         self.fit(whole)

@@ -9,12 +9,12 @@ import numpy as np
 from keras import ops
 
 from keras_resadapt.layers.batch_normalization import num_replicas
-from keras_resadapt.layers.slimmable import channels_of
-from keras_resadapt.layers.slimmable import first_channels
-from keras_resadapt.quantization.quantizers import ActivationQuantizer
-from keras_resadapt.quantization.quantizers import WeightQuantizer
-from keras_resadapt.quantization.scheme import Scheme
-from keras_resadapt.quantization.scheme import check_bits
+from keras_resadapt.layers.slimmable import channels_of, first_channels
+from keras_resadapt.quantization.quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+)
+from keras_resadapt.quantization.scheme import Scheme, check_bits
 
 # The share of itself that a basis keeps in a training step
 MOMENTUM = 0.9
@@ -158,9 +158,7 @@ class LearnedWeights(WeightQuantizer):
     def _initial(self, deviation):
         """The basis for normally distributed weights."""
         powers = 2.0 ** np.arange(self.bits)[:, None]
-        return QUARTILE * deviation * powers.astype("float32") / (
-            2 ** (self.bits - 1)
-        )
+        return QUARTILE * deviation * powers.astype("float32") / (2 ** (self.bits - 1))
 
     def train(self, kernel, whole):
         basis = ops.cast(self.basis, "float32")
@@ -189,9 +187,7 @@ class LearnedWeights(WeightQuantizer):
             self.basis.assign(self._round_and_refit(kernel, basis)[1])
 
     def rounded(self, kernel):
-        basis = first_channels(
-            ops.cast(self.basis, "float32"), channels_of(kernel)
-        )
+        basis = first_channels(ops.cast(self.basis, "float32"), channels_of(kernel))
         levels, _ = sorted_levels(basis, self.table)
         outputs, _ = round_to_levels(kernel, levels)
         return kernel + ops.stop_gradient(outputs - kernel)
@@ -284,9 +280,7 @@ class LearnedActivations(ActivationQuantizer):
     def new_state(self, owner, prefix):
         basis = owner.add_weight(
             shape=(self.bits,),
-            initializer=lambda shape, dtype: ops.cast(
-                self._initial_basis(), dtype
-            ),
+            initializer=lambda shape, dtype: ops.cast(self._initial_basis(), dtype),
             trainable=False,
             autocast=False,
             aggregation="mean",

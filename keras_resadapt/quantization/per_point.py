@@ -8,12 +8,14 @@ from keras import ops
 from keras_resadapt.layers.point_variables import PointVariables
 from keras_resadapt.layers.switchable_batch_normalization import (
     check_resolutions,
+    neighbours,
+    trained_index,
 )
-from keras_resadapt.layers.switchable_batch_normalization import neighbours
-from keras_resadapt.layers.switchable_batch_normalization import trained_index
-from keras_resadapt.operating_point import OperatingPoint
-from keras_resadapt.quantization.quantizers import ActivationQuantizer
-from keras_resadapt.quantization.quantizers import new_counter
+from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.quantization.quantizers import (
+    ActivationQuantizer,
+    new_counter,
+)
 
 
 def _copy(quantizer, name):
@@ -69,8 +71,7 @@ class SwitchableQuantizer(_HasQuantizer):
         self.resolutions = check_resolutions(resolutions)
         self.extrapolate = extrapolate
         self.branches = [
-            _copy(quantizer, f"r{resolution}")
-            for resolution in self.resolutions
+            _copy(quantizer, f"r{resolution}") for resolution in self.resolutions
         ]
 
     @property
@@ -91,14 +92,10 @@ class SwitchableQuantizer(_HasQuantizer):
     def _state(self, resolution) -> list:
         if resolution in self.resolutions:
             return self._branch(resolution).state
-        upper, lower, share = neighbours(
-            self.resolutions, resolution, self.extrapolate
-        )
+        upper, lower, share = neighbours(self.resolutions, resolution, self.extrapolate)
         return [
             share * high + (1 - share) * low
-            for high, low in zip(
-                self.branches[upper].state, self.branches[lower].state
-            )
+            for high, low in zip(self.branches[upper].state, self.branches[lower].state)
         ]
 
     def step(self, resolution):

@@ -44,9 +44,7 @@ class WeightQuantizer(keras.layers.Layer):
         if known is not None and key in known:
             return known[key]
         kernel = ops.cast(kernel, "float32")
-        all_channels = (
-            None not in kernel.shape and kernel.shape[-1] == whole.shape[-1]
-        )
+        all_channels = None not in kernel.shape and kernel.shape[-1] == whole.shape[-1]
         if training and self.trainable and all_channels:
             outputs = self.train(kernel, ops.cast(whole, "float32"))
         else:

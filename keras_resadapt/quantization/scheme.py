@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 
 import keras
 
-from keras_resadapt.layers import Activation
-from keras_resadapt.layers import LayerSet
-from keras_resadapt.quantization.quantizers import ActivationQuantizer
-from keras_resadapt.quantization.quantizers import WeightQuantizer
+from keras_resadapt.layers import Activation, LayerSet
+from keras_resadapt.quantization.quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Scheme:
     def layers(
         self,
         layers: LayerSet,
-        private: Callable[[ActivationQuantizer], keras.layers.Layer]
-        | None = None,
+        private: Callable[[ActivationQuantizer], keras.layers.Layer] | None = None,
     ) -> LayerSet:
         """The quantized variant of the layers of a family.
 

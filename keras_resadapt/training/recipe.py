@@ -42,9 +42,7 @@ class Recipe:
                 f"Received: milestones={self.milestones}"
             )
 
-    def optimizer(
-        self, steps_per_epoch: int, batch_size: int, **kwargs
-    ) -> SGD:
+    def optimizer(self, steps_per_epoch: int, batch_size: int, **kwargs) -> SGD:
         """The optimizer, its rate scaled linearly to another batch size.
 
         Args:

@@ -16,9 +16,7 @@ def strategy_scope(name: str = "none") -> contextlib.AbstractContextManager:
             synchronized, so that the number of replicas changes nothing.
     """
     if name not in STRATEGIES:
-        raise ValueError(
-            f"`strategy` must be one of {STRATEGIES}. Received: {name!r}"
-        )
+        raise ValueError(f"`strategy` must be one of {STRATEGIES}. Received: {name!r}")
     if name == "none":
         return contextlib.nullcontext()
     import tensorflow as tf

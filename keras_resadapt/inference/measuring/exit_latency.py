@@ -35,7 +35,7 @@ def measure_exit_latency(
     require_tensorflow("measure_exit_latency")
     import tensorflow as tf
 
-    from keras_resadapt.inference.stages import freeze_stages
+    from keras_resadapt.inference.running.stages import freeze_stages
 
     if batch_size < 1 or repeats < 1:
         raise ValueError(

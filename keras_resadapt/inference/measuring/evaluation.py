@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resadapt.inference.adaptive_predictor import AdaptivePrediction
-from keras_resadapt.inference.calibration import calibrate
-from keras_resadapt.inference.point_logits import PointLogits
-from keras_resadapt.inference.point_logits import softmax
-from keras_resadapt.inference.threshold_search import first_sure_exit
-from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.inference.calibrating.calibration import calibrate
+from keras_resadapt.inference.calibrating.threshold_search import (
+    first_sure_exit,
+)
+from keras_resadapt.inference.running.adaptive_predictor import (
+    AdaptivePrediction,
+)
+from keras_resadapt.inference.storing.point_logits import PointLogits, softmax
+from keras_resadapt.inference.storing.thresholds import Thresholds
 
 
 def anytime(collected: PointLogits) -> list[tuple[str, int, float]]:

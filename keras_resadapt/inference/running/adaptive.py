@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from keras_resadapt.inference.thresholds import MOST_SURE
+from keras_resadapt.inference.storing.thresholds import MOST_SURE
 
 
 def adaptive_logits(
@@ -36,9 +36,7 @@ def adaptive_logits(
             tf.reduce_max(tf.nn.softmax(logits), axis=-1), MOST_SURE
         )
         # TensorFlow optimizes `not (a >= b)` to `a < b`, false for NaN.
-        unsure = tf.where(
-            tf.math.is_nan(confidence) | (confidence < thresholds[exit])
-        )
+        unsure = tf.where(tf.math.is_nan(confidence) | (confidence < thresholds[exit]))
 
         def go_on():
             rows = unsure[:, 0]
@@ -48,8 +46,6 @@ def adaptive_logits(
                 for mine, later in zip((logits, exits), rest)
             )
 
-        return tf.cond(
-            tf.size(unsure) > 0, go_on, lambda: (logits, exits)
-        )
+        return tf.cond(tf.size(unsure) > 0, go_on, lambda: (logits, exits))
 
     return run(0, [images])

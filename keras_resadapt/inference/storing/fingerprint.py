@@ -6,9 +6,7 @@ import json
 import keras
 import numpy as np
 
-_INESSENTIAL = (
-    "name", "dtype", "trainable", "compile_config", "build_config"
-)
+_INESSENTIAL = ("name", "dtype", "trainable", "compile_config", "build_config")
 
 
 def model_fingerprint(model: keras.Model) -> str:
@@ -27,9 +25,7 @@ def model_fingerprint(model: keras.Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_fingerprint(
-    model: keras.Model, fingerprint: str, problem: str
-) -> None:
+def check_fingerprint(model: keras.Model, fingerprint: str, problem: str) -> None:
     """Raises a `ValueError` that begins with `problem` unless the model has
     this fingerprint."""
     own = model_fingerprint(model)

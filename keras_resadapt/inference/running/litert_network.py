@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resadapt.inference.point_logits import softmax
-from keras_resadapt.inference.thresholds import MOST_SURE
-from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.inference.storing.point_logits import softmax
+from keras_resadapt.inference.storing.thresholds import MOST_SURE, Thresholds
 
 
 class LiteRTNetwork:
@@ -37,13 +36,10 @@ class LiteRTNetwork:
                 "`LiteRTNetwork` needs ai-edge-litert: install "
                 "`keras_resadapt[litert]`."
             ) from error
-        self._interpreter = Interpreter(
-            os.fspath(path), num_threads=num_threads
-        )
+        self._interpreter = Interpreter(os.fspath(path), num_threads=num_threads)
         self.names = sorted(self._interpreter.get_signature_list())
         self._runners = {
-            name: self._interpreter.get_signature_runner(name)
-            for name in self.names
+            name: self._interpreter.get_signature_runner(name) for name in self.names
         }
         if self.is_cascade:
             self.names.sort(key=lambda name: int(name.removeprefix("exit")))
@@ -123,9 +119,7 @@ class LiteRTNetwork:
             if not len(rows):
                 break
             tensors = dict(self._runners[name](**tensors))
-            answer = softmax(
-                tensors.pop("logits") / thresholds.temperatures[exit]
-            )
+            answer = softmax(tensors.pop("logits") / thresholds.temperatures[exit])
             if probabilities is None:
                 shape = (len(rows), answer.shape[1])
                 probabilities = np.zeros(shape, "float32")

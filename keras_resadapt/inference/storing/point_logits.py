@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from keras import ops
 
-from keras_resadapt.inference.batches import images_at
-from keras_resadapt.inference.batches import labelled_batches
-from keras_resadapt.inference.compiled import compile_function
-from keras_resadapt.inference.fingerprint import model_fingerprint
+from keras_resadapt.batches import images_at, labelled_batches
+from keras_resadapt.compiled import compile_function
+from keras_resadapt.inference.storing.fingerprint import model_fingerprint
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,20 +7,23 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from keras_resadapt.inference.calibration import calibrate
-from keras_resadapt.inference.evaluation import anytime
-from keras_resadapt.inference.evaluation import simulate
-from keras_resadapt.inference.exit_latency import measure_exit_latency
-from keras_resadapt.inference.fingerprint import check_fingerprint
-from keras_resadapt.inference.fingerprint import model_fingerprint
-from keras_resadapt.inference.json_file import write_json
-from keras_resadapt.inference.latency import measure_latency
-from keras_resadapt.inference.point_logits import PointLogits
-from keras_resadapt.inference.point_logits import collect_logits
-from keras_resadapt.inference.point_logits import count_correct
+from keras_resadapt.files import write_json
+from keras_resadapt.inference.calibrating.calibration import calibrate
+from keras_resadapt.inference.measuring.evaluation import anytime, simulate
+from keras_resadapt.inference.measuring.exit_latency import measure_exit_latency
+from keras_resadapt.inference.measuring.latency import measure_latency
+from keras_resadapt.inference.storing.fingerprint import (
+    check_fingerprint,
+    model_fingerprint,
+)
+from keras_resadapt.inference.storing.point_logits import (
+    PointLogits,
+    collect_logits,
+    count_correct,
+)
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,22 +152,15 @@ class QueryTable:
             table.check(model)
         # Resolution by resolution: a pass over the data each, and then saved.
         for resolution in dict.fromkeys(p.resolution for p in points):
-            done = {
-                row.name
-                for row in table.rows
-                if set(row.ms) >= set(batch_sizes)
-            }
+            done = {row.name for row in table.rows if set(row.ms) >= set(batch_sizes)}
             todo = [
-                p for p in points
-                if p.resolution == resolution and p.name not in done
+                p for p in points if p.resolution == resolution and p.name not in done
             ]
             if not todo:
                 continue
             if verbose:
                 print(f"{resolution} pixels, {len(todo)} operating points:")
-            rows = _measure_points(
-                model, data, todo, batch_sizes, repeats, verbose
-            )
+            rows = _measure_points(model, data, todo, batch_sizes, repeats, verbose)
             table = cls(_merge(table.rows, rows), table.fingerprint)
             if path is not None:
                 table.save(path)
@@ -209,9 +205,7 @@ class QueryTable:
             )
         return max(within, key=lambda row: (row.accuracy, -cost(row)))
 
-    def front(
-        self, cost: str = "madds", batch: int | None = None
-    ) -> list[QueryRow]:
+    def front(self, cost: str = "madds", batch: int | None = None) -> list[QueryRow]:
         """The rows than which none is as accurate for less, the cheapest
         first.
 
@@ -229,16 +223,13 @@ class QueryTable:
     def cost_of(self, cost: str = "madds", batch: int | None = None):
         """A function from a row to its cost; arguments as for `front`."""
         if cost not in ("madds", "ms"):
-            raise ValueError(
-                f"`cost` must be 'madds' or 'ms'. Received: cost={cost!r}"
-            )
+            raise ValueError(f"`cost` must be 'madds' or 'ms'. Received: cost={cost!r}")
         if not self.rows:
             raise ValueError("The table has no rows.")
         if cost == "madds":
             return lambda row: row.madds
         measured = [
-            size for size in self.rows[0].ms
-            if all(size in row.ms for row in self.rows)
+            size for size in self.rows[0].ms if all(size in row.ms for row in self.rows)
         ]
         if batch is None and measured:
             batch = measured[0]
@@ -270,13 +261,9 @@ class QueryTable:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         try:
-            table = cls(
-                tuple(map(_read_row, content["rows"])), content["fingerprint"]
-            )
+            table = cls(tuple(map(_read_row, content["rows"])), content["fingerprint"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} holds no query table."
-            ) from error
+            raise ValueError(f"{os.fspath(path)!r} holds no query table.") from error
         if model is not None:
             table.check(model)
         return table
@@ -302,18 +289,14 @@ def _merge(old, new) -> tuple[QueryRow, ...]:
     return (
         *(row for row in old if row.name not in names),
         *(
-            dataclasses.replace(
-                row, ms={**measured.get(row.name, {}), **row.ms}
-            )
+            dataclasses.replace(row, ms={**measured.get(row.name, {}), **row.ms})
             for row in new
         ),
     )
 
 
 def _grid(model, widths, resolutions) -> list[OperatingPoint]:
-    resolutions = tuple(
-        model.resolutions if resolutions is None else resolutions
-    )
+    resolutions = tuple(model.resolutions if resolutions is None else resolutions)
     if hasattr(model, "grid"):
         return model.grid(widths, resolutions)
     return [OperatingPoint(resolution=r) for r in resolutions]
@@ -321,10 +304,7 @@ def _grid(model, widths, resolutions) -> list[OperatingPoint]:
 
 def _measure_points(model, data, points, batch_sizes, repeats, verbose):
     accuracy = count_correct(model, data, points, verbose)
-    ms = {
-        size: measure_latency(model, points, size, repeats)
-        for size in batch_sizes
-    }
+    ms = {size: measure_latency(model, points, size, repeats) for size in batch_sizes}
     return [
         QueryRow(
             row.point.name,
@@ -338,13 +318,9 @@ def _measure_points(model, data, points, batch_sizes, repeats, verbose):
     ]
 
 
-def _measure_cascade(
-    model, data, held_out, budgets, batch_sizes, repeats, verbose
-):
+def _measure_cascade(model, data, held_out, budgets, batch_sizes, repeats, verbose):
     collected = collect_logits(model, data, verbose=verbose)
-    exit_ms = {
-        size: measure_exit_latency(model, size, repeats) for size in batch_sizes
-    }
+    exit_ms = {size: measure_exit_latency(model, size, repeats) for size in batch_sizes}
     rows = [
         QueryRow(
             name,

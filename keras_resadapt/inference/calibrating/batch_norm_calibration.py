@@ -8,14 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resadapt.inference.batches import images_at
-from keras_resadapt.inference.batches import labelled_batches
-from keras_resadapt.inference.compiled import compile_function
+from keras_resadapt.batches import images_at, labelled_batches
+from keras_resadapt.compiled import compile_function
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.models.point_cascade import PointCascade
-from keras_resadapt.operating_point import DrawnWidth
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
 
 
 def calibrate_batch_norm(
@@ -124,9 +122,7 @@ class _CollectingPoint(OperatingPoint):
             return layer.quantize_by_batch(inputs, **self._axes(layer))
         if not hasattr(layer, "normalize_by_batch"):
             return super().call(layer, inputs, **kwargs)
-        outputs, mean, variance = layer.normalize_by_batch(
-            inputs, **self._axes(layer)
-        )
+        outputs, mean, variance = layer.normalize_by_batch(inputs, **self._axes(layer))
         self.norms.append(layer)
         self.values.append((mean, variance))
         return outputs

@@ -6,10 +6,11 @@ import math
 import os
 from collections.abc import Sequence
 
-from keras_resadapt.inference.fingerprint import check_fingerprint
-from keras_resadapt.inference.fingerprint import model_fingerprint
-from keras_resadapt.inference.json_file import write_json
-
+from keras_resadapt.files import write_json
+from keras_resadapt.inference.storing.fingerprint import (
+    check_fingerprint,
+    model_fingerprint,
+)
 
 # A probability is never 1 but for rounding. All that are nearer to it than
 # rounding can tell count as this, so that a threshold of 1 keeps every image.
@@ -45,9 +46,7 @@ class Thresholds:
                 f"with `Thresholds.load`. Received: {self.values!r}"
             ) from None
         if not all(0 <= value <= 1 for value in values):  # nor NaN
-            raise ValueError(
-                f"Thresholds must be in [0, 1]. Received: values={values}"
-            )
+            raise ValueError(f"Thresholds must be in [0, 1]. Received: values={values}")
         temperatures = self.temperatures
         if temperatures is None:
             temperatures = (1.0,) * (len(values) + 1)
@@ -95,9 +94,7 @@ class Thresholds:
                 further or not. To calibrate again is better.
         """
         self.check(model)
-        carried = dataclasses.replace(
-            self, fingerprint=model_fingerprint(quantized)
-        )
+        carried = dataclasses.replace(self, fingerprint=model_fingerprint(quantized))
         carried.check(quantized)
         return carried
 

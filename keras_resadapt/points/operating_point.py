@@ -60,8 +60,7 @@ class OperatingPoint:
             isinstance(self.exit, int) and self.exit >= 0
         ):
             raise ValueError(
-                "`exit` must be an integer from 0. "
-                f"Received: exit={self.exit!r}"
+                f"`exit` must be an integer from 0. Received: exit={self.exit!r}"
             )
 
     @property

@@ -31,9 +31,7 @@ def labelled_batches(
         length = len(data)
     except TypeError:  # a generator, or a tf.data set of unknown length
         length = None
-    progress = keras.utils.Progbar(
-        length, unit_name="batch", verbose=int(verbose)
-    )
+    progress = keras.utils.Progbar(length, unit_name="batch", verbose=int(verbose))
     number = 0
     for number, batch in enumerate(data, 1):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:

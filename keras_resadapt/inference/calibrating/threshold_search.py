@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resadapt.inference.thresholds import MOST_SURE
+from keras_resadapt.inference.storing.thresholds import MOST_SURE
 
 _STEPS = 200  # thresholds that a line search tries
 _ROUNDS = 10
@@ -13,9 +13,7 @@ _SLOPES = np.geomspace(1e-3, 1e1, 41)
 _BUDGETS = 21
 
 
-def first_sure_exit(
-    confidence: np.ndarray, values: Sequence[float]
-) -> np.ndarray:
+def first_sure_exit(confidence: np.ndarray, values: Sequence[float]) -> np.ndarray:
     """The exit at which each image leaves (RANet, equation 2).
 
     Args:
@@ -56,9 +54,7 @@ class ThresholdSearch:
 
     def cost_under(self, values: Sequence[float]) -> float:
         """The mean cost of an image."""
-        return float(
-            self.costs[first_sure_exit(self.confidence, values)].mean()
-        )
+        return float(self.costs[first_sure_exit(self.confidence, values)].mean())
 
     # === MSDNet's rule ===
 
@@ -88,9 +84,7 @@ class ThresholdSearch:
         # Rounding the sums keeps the numbers' sum.
         ends = np.rint(shares.cumsum() * self.confidence.shape[1]).astype(int)
         reaching, values = self._images, []
-        for confidence, leaving in zip(
-            self.confidence[:-1], np.diff(ends, prepend=0)
-        ):
+        for confidence, leaving in zip(self.confidence[:-1], np.diff(ends, prepend=0)):
             values.append(_threshold(confidence[reaching], leaving))
             staying = confidence[reaching] < np.float32(values[-1])
             reaching = reaching[staying]
@@ -120,9 +114,7 @@ class ThresholdSearch:
         found = front + [self.search(budget, front) for budget in budgets]
         return sorted(found, key=self.cost_under, reverse=True)
 
-    def search(
-        self, budget: float, front: Sequence[list[float]]
-    ) -> list[float]:
+    def search(self, budget: float, front: Sequence[list[float]]) -> list[float]:
         """The most accurate thresholds found whose mean cost is within the
         budget: never less accurate than the front and the geometric rule."""
         starts = [v for v in front if self.cost_under(v) <= budget]
@@ -155,9 +147,10 @@ class ThresholdSearch:
             return values[exit]
         confidence = self.confidence[exit, reaching]
         order = reaching[np.argsort(-confidence, kind="stable")]
-        gain = self.correct[exit, order].astype("float64") - self.correct[
-            exits[order], order
-        ]
+        gain = (
+            self.correct[exit, order].astype("float64")
+            - self.correct[exits[order], order]
+        )
         saving = self.costs[exits[order]] - self.costs[exit]
         # By the number of images that leave here, from none to all
         gain, saving = (np.append(0, np.cumsum(x)) for x in (gain, saving))

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_resadapt.backend import require_tensorflow
-from keras_resadapt.inference.batches import check_finite
-from keras_resadapt.inference.exit_latency import check_resolution
-from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.batches import check_finite
+from keras_resadapt.inference.measuring.exit_latency import check_resolution
+from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 
 
@@ -91,8 +91,8 @@ class AdaptivePredictor:
         """From images to probabilities and exits, in one graph."""
         import tensorflow as tf
 
-        from keras_resadapt.inference.adaptive import adaptive_logits
-        from keras_resadapt.inference.stages import freeze_stages
+        from keras_resadapt.inference.running.adaptive import adaptive_logits
+        from keras_resadapt.inference.running.stages import freeze_stages
 
         size = self.resolution
         stages = freeze_stages(self.model, self.thresholds.temperatures, size)

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from keras_resadapt.inference.frozen import freeze
-from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.cascade import CascadeState
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.inference.running.frozen import freeze
+from keras_resadapt.models.cascade import Cascade, CascadeState
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def cascade_stages(
@@ -30,9 +29,7 @@ def cascade_stages(
             if exit == 0:
                 state = model.start(*tensors, point)
             else:
-                features = keras.tree.pack_sequence_as(
-                    structures[exit], tensors
-                )
+                features = keras.tree.pack_sequence_as(structures[exit], tensors)
                 state = CascadeState(model, exit, features, point)
             logits, state = model.advance(state)
             outputs = [logits / temperatures[exit]]
@@ -64,7 +61,6 @@ def freeze_stages(
     for stage in cascade_stages(model, temperatures):
         stages.append(freeze(stage, specs))
         specs = [
-            tf.TensorSpec((None, *x.shape[1:]), x.dtype)
-            for x in stages[-1].outputs[1:]
+            tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in stages[-1].outputs[1:]
         ]
     return stages

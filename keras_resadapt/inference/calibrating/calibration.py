@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resadapt.inference.point_logits import PointLogits
-from keras_resadapt.inference.point_logits import softmax
-from keras_resadapt.inference.temperature import fit_temperatures
-from keras_resadapt.inference.threshold_search import ThresholdSearch
-from keras_resadapt.inference.thresholds import MOST_SURE
-from keras_resadapt.inference.thresholds import Thresholds
+from keras_resadapt.inference.calibrating.temperature import fit_temperatures
+from keras_resadapt.inference.calibrating.threshold_search import (
+    ThresholdSearch,
+)
+from keras_resadapt.inference.storing.point_logits import PointLogits, softmax
+from keras_resadapt.inference.storing.thresholds import MOST_SURE, Thresholds
 
 METHODS = ("search", "geometric")
 
@@ -86,9 +86,7 @@ def calibrate(
         )
     if max_ms is not None:
         costs = _check_exit_ms(exit_ms, len(costs))
-    name, budget = (
-        ("max_madds", max_madds) if max_ms is None else ("max_ms", max_ms)
-    )
+    name, budget = ("max_madds", max_madds) if max_ms is None else ("max_ms", max_ms)
     if not costs[0] <= budget <= costs[-1]:
         raise ValueError(
             f"`{name}` must be from {costs[0]:g}, the first exit's cost, to "
@@ -111,15 +109,11 @@ def _promise(held_out, costs, max_loss, confidence, temperature_scaling):
             f"Received: max_accuracy_loss={max_loss}"
         )
     if not 0 < confidence < 1:
-        raise ValueError(
-            f"`confidence` must be in (0, 1). Received: {confidence}"
-        )
+        raise ValueError(f"`confidence` must be in (0, 1). Received: {confidence}")
     # The images may be sorted.
     order = np.random.default_rng(0).permutation(len(held_out.labels))
     half = len(order) // 2
-    proposing, testing = (
-        held_out.take(rows) for rows in (order[:half], order[half:])
-    )
+    proposing, testing = (held_out.take(rows) for rows in (order[:half], order[half:]))
     temperatures = _temperatures(proposing, temperature_scaling)
     candidates = _search(proposing, temperatures, costs).path()
     test = _search(testing, temperatures, costs)
@@ -151,9 +145,7 @@ def _loss_bound(correct, correct_last, error) -> float:
     lost = np.sum(correct_last & ~correct)
     won = np.sum(correct & ~correct_last)
     most_lost = (
-        stats.beta.ppf(1 - error / 2, lost + 1, number - lost)
-        if lost < number
-        else 1.0
+        stats.beta.ppf(1 - error / 2, lost + 1, number - lost) if lost < number else 1.0
     )
     least_won = stats.beta.ppf(error / 2, won, number - won + 1) if won else 0.0
     return float(most_lost - least_won)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from keras_resadapt.inference.compiled import compile_function
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.compiled import compile_function
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def measure_latency(
@@ -48,10 +48,7 @@ def measure_latency(
         )
         for point in points
     }
-    images = {
-        name: keras.ops.zeros(shape, "float32")
-        for name, shape in shapes.items()
-    }
+    images = {name: keras.ops.zeros(shape, "float32") for name, shape in shapes.items()}
     times = {name: [] for name in passes}
     for turn in range(repeats + 2):
         for name, run in passes.items():

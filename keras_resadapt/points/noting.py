@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_resadapt.operating_point import OperatingPoint
+from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from keras_resadapt.inference.point_logits import PointLogits
-from keras_resadapt.inference.point_logits import softmax
+from keras_resadapt.inference.storing.point_logits import PointLogits, softmax
 
 _RANGE = np.log([0.02, 50])
 
@@ -25,9 +24,7 @@ def fit_temperatures(held_out: PointLogits) -> tuple[float, ...]:
             right = probabilities[images, held_out.labels]
             return -np.log(np.maximum(right, 1e-30)).mean()
 
-        found = optimize.minimize_scalar(
-            cross_entropy, bounds=_RANGE, method="bounded"
-        )
+        found = optimize.minimize_scalar(cross_entropy, bounds=_RANGE, method="bounded")
         return float(np.exp(found.x))
 
     return tuple(fit(logits.astype("float64")) for logits in held_out.logits)

@@ -1,0 +1,1 @@
+"""Computing statistics, temperatures and thresholds after training."""

@@ -1,0 +1,1 @@
+"""Measuring accuracy, multiply-adds and latency."""

@@ -1,0 +1,1 @@
+"""Running a trained network: adaptive inference, frozen graphs, LiteRT."""

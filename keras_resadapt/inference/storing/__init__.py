@@ -1,0 +1,1 @@
+"""What is kept of a trained network: fingerprints, logits, thresholds."""

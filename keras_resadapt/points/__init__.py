@@ -1,0 +1,1 @@
+"""The operating point, and what interprets one."""
