@@ -15,3 +15,14 @@ def require_tensorflow(name: str) -> None:
             "KERAS_BACKEND=tensorflow and load the model again. The backend "
             f"is {keras.backend.backend()!r}."
         )
+
+
+def on_tensorflow_cpu() -> bool:
+    """Returns whether the backend is TensorFlow without a GPU or TPU."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not (
+        tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
+    )

@@ -1,6 +1,6 @@
 """Losses between the predictions of one network's operating points."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -196,7 +196,11 @@ def ensemble_logits(logits: Sequence, weights):
 
 
 def distillation_loss(
-    logits: Sequence, ensemble, distillation: str = "full", sample_weight=None
+    logits: Sequence,
+    ensemble,
+    distillation: str = "full",
+    sample_weight=None,
+    divergence: Callable | None = None,
 ):
     """Multi-resolution ensemble distillation (RS-Net, section 3.3, table 5).
 
@@ -216,6 +220,8 @@ def distillation_loss(
         ensemble: The ensemble's logits, of shape (batch, classes).
         distillation: Which of the above.
         sample_weight: Optional weights of shape (batch,).
+        divergence: D, a function of (teacher, student, sample weights); by default
+            `Distillation()`.
     """
     count = len(logits)
     predictions = [ensemble, *logits]
@@ -227,7 +233,7 @@ def distillation_loss(
         "largest_only": [(1, s) for s in range(2, count + 1)],
     }[distillation]
     scale = 2 / (count + 1) if distillation in ("full", "no_ensemble") else 1.0
-    divergence = Distillation()
+    divergence = Distillation() if divergence is None else divergence
     return scale * sum(
         divergence(predictions[t], predictions[s], sample_weight) for t, s in pairs
     )

@@ -229,7 +229,7 @@ class TestFit:
     def test_gradient_accumulation(self, batch):
         model = make_tiny()
         model.compile(training.SGD(0.1, gradient_accumulation_steps=2))
-        kernel = model.classifier.kernel
+        kernel = model.head.classifier.kernel
         before = kernel.numpy()
         model.train_on_batch(*batch)
         np.testing.assert_array_equal(kernel, before)
@@ -316,7 +316,7 @@ class TestSaving:
         copy = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_allclose(copy(batch[0]), tiny(batch[0]), atol=1e-6)
         assert copy.get_config() == tiny.get_config()
-        assert copy.classification_loss.label_smoothing == 0.1
+        assert copy.task_loss.label_smoothing == 0.1
         for model in (tiny, copy):  # goes on alike, momentum included
             keras.utils.set_random_seed(0)
             model.fit(*batch, verbose=0, shuffle=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
 from keras_resadapt.inference.storing.point_logits import collect_logits
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -63,7 +63,7 @@ def precision_and_coverage(
 
 
 def plot_agreement(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     path: str | os.PathLike,
     points: tuple[OperatingPoint, OperatingPoint] | None = None,
@@ -98,7 +98,7 @@ def plot_agreement(
         The numbers.
 
     Raises:
-        TypeError: The model is no `Classifier`.
+        TypeError: The model is no `Network`.
         ValueError: Bad data; see `collect_logits`. Not two points.
     """
     from matplotlib.figure import Figure
@@ -168,7 +168,7 @@ def plot_agreement(
     return agreement
 
 
-def cheap_and_dear(model: Classifier) -> tuple[OperatingPoint, OperatingPoint]:
+def cheap_and_dear(model: Network) -> tuple[OperatingPoint, OperatingPoint]:
     """The cheapest and the most expensive operating point of a model."""
     points = sorted(
         getattr(model, "operating_points", ()),

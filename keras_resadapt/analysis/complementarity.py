@@ -7,12 +7,12 @@ import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
 from keras_resadapt.inference.storing.point_logits import collect_logits
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def plot_complementarity(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     path: str | os.PathLike,
     points: Sequence[OperatingPoint] | None = None,
@@ -37,7 +37,7 @@ def plot_complementarity(
         that are wrong at the row's point and right at the column's.
 
     Raises:
-        TypeError: The model is no `Classifier`.
+        TypeError: The model is no `Network`.
         ValueError: Bad data; see `collect_logits`.
     """
     from matplotlib.figure import Figure

@@ -2,13 +2,13 @@
 
 import os
 
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def check_model(model) -> None:
     """Raises a `TypeError` unless it is a classifier of this package."""
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Network):
         raise TypeError(
             "`model` must be a classifier of this package, such as an "
             f"`RSNet`. Received: model={model!r} of type {type(model)}"

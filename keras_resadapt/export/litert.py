@@ -14,14 +14,14 @@ from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.export.checks import check_model, check_path, check_points
 from keras_resadapt.inference.running.stages import cascade_stages
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.noting import NotingPoint
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.quantization import Int8, check_calibrated, unpack
 
 
 def export_litert(
-    model: Classifier,
+    model: Network,
     path: str | os.PathLike,
     points: Iterable[OperatingPoint] | None = None,
     *,

@@ -21,7 +21,7 @@ from keras_resadapt.inference.running.stages import (
 )
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 from keras_resadapt.quantization import (
@@ -36,7 +36,7 @@ _TOP = 5
 
 
 def export_saved_model(
-    model: Classifier,
+    model: Network,
     path: str | os.PathLike,
     class_names: Sequence[str] | None = None,
     *,

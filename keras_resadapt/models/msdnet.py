@@ -71,9 +71,8 @@ class MSDNet(Cascade):
         resolution: int | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(num_classes, **kwargs)
         check_multi_scale(
-            num_classes=num_classes,
             num_blocks=num_blocks,
             base=base,
             step=step,
@@ -94,7 +93,6 @@ class MSDNet(Cascade):
                 f"be even. Received: growth_rate={growth_rate}, "
                 f"growth_factors={tuple(growth_factors)}"
             )
-        self.num_classes = num_classes
         self.num_blocks = self.num_exits = num_blocks
         self.base = base
         self.step = step
@@ -226,6 +224,9 @@ class MSDNet(Cascade):
                 ]
         return features
 
+    def exit_features(self, features, exit):
+        return features[-1]
+
     def classify(self, features, exit, point, training=None):
         return self.classifiers[exit](features[-1], point=point, training=training)
 
@@ -234,7 +235,6 @@ class MSDNet(Cascade):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "num_blocks": self.num_blocks,
             "base": self.base,
             "step": self.step,

@@ -75,9 +75,8 @@ class RANet(Cascade):
         resolution: int | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(num_classes, **kwargs)
         check_multi_scale(
-            num_classes=num_classes,
             num_blocks=num_blocks,
             block_step=block_step,
             step=step,
@@ -103,7 +102,6 @@ class RANet(Cascade):
                 f"growth_rate={growth_rate}, "
                 f"growth_factors={tuple(growth_factors)}"
             )
-        self.num_classes = num_classes
         self.num_blocks = num_blocks
         self.block_step = block_step
         self.step = step
@@ -258,6 +256,9 @@ class RANet(Cascade):
                 outputs = [*outputs, block_outputs]
         return {"x": x, "bases": bases, "low": [], "outputs": outputs}
 
+    def exit_features(self, features, exit):
+        return features["x"]
+
     def classify(self, features, exit, point, training=None):
         return self.classifiers[exit](features["x"], point=point, training=training)
 
@@ -266,7 +267,6 @@ class RANet(Cascade):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "num_blocks": self.num_blocks,
             "block_step": self.block_step,
             "step": self.step,

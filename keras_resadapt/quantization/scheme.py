@@ -129,6 +129,16 @@ def check_bits(scheme: str, allowed: Iterable[int], **bits: int) -> None:
             )
 
 
+def check_network(model) -> None:
+    """Raises a `TypeError` unless a model is a network of this package."""
+    # The class itself is made of these schemes, and cannot be imported here.
+    if not (isinstance(model, keras.Model) and hasattr(model, "operating_points")):
+        raise TypeError(
+            "`model` must be a network of this package, such as an `RSNet`. "
+            f"Received: {type(model).__name__}"
+        )
+
+
 # Layers with weights that no scheme rounds
 _FLOAT_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance", "bias")
 

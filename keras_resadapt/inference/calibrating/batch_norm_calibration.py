@@ -11,13 +11,13 @@ from keras import ops
 from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.models.point_cascade import PointCascade
 from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
 
 
 def calibrate_batch_norm(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint] | None = None,
     num_images: int = 2000,
@@ -47,7 +47,7 @@ def calibrate_batch_norm(
         verbose: Whether to show the progress.
 
     Raises:
-        TypeError: The model is no `Classifier`.
+        TypeError: The model is no `Network`.
         ValueError: `num_images` below 1, no points, bad data, or points that
             the model does not have.
 
@@ -84,7 +84,7 @@ def calibrate_batch_norm(
 
 def points_to_calibrate(model, points, num_images) -> list[OperatingPoint]:
     """The points that a calibration is to run at, its arguments checked."""
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Network):
         raise TypeError(
             "`model` must be a network of this package, such as a "
             f"`MutualNet`. Received: {type(model).__name__}"

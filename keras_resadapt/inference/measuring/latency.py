@@ -23,7 +23,7 @@ def measure_latency(
     The points take turns, so that a machine that slows down slows them all.
 
     Args:
-        model: A `Classifier`.
+        model: A `Network`.
         points: What to measure; by default `model.operating_points`.
         batch_size: Images a pass.
         repeats: Timed passes a point, after two that are not.

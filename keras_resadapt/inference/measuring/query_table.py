@@ -22,7 +22,7 @@ from keras_resadapt.inference.storing.point_logits import (
     count_correct,
 )
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -73,7 +73,7 @@ class QueryTable:
     @classmethod
     def measure(
         cls,
-        model: Classifier,
+        model: Network,
         data: Iterable,
         widths: Sequence[float] | float = 0.05,
         resolutions: Sequence[int] | None = None,
@@ -110,11 +110,11 @@ class QueryTable:
             verbose: Whether to show the progress.
 
         Raises:
-            TypeError: The model is no `Classifier`.
+            TypeError: The model is no `Network`.
             ValueError: Bad data or arguments, points without BatchNormalization
                 statistics, a file at `path` of another model.
         """
-        if not isinstance(model, Classifier):
+        if not isinstance(model, Network):
             raise TypeError(
                 "`model` must be a network of this package, such as a "
                 f"`MutualNet`. Received: {type(model).__name__}"
@@ -255,7 +255,7 @@ class QueryTable:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, model: Classifier | None = None
+        cls, path: str | os.PathLike, model: Network | None = None
     ) -> "QueryTable":
         """Reads what `save` wrote; with a model, checks that it is its."""
         with open(path, encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.inference.storing.fingerprint import model_fingerprint
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -127,7 +127,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def collect_logits(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint] | None = None,
     verbose: bool = True,
@@ -147,11 +147,11 @@ def collect_logits(
         verbose: Whether to show the progress.
 
     Raises:
-        TypeError: The model is no `Classifier`.
+        TypeError: The model is no `Network`.
         ValueError: Data without batches, with labels that the model does not
             have, or for which it gives NaN; points that it does not have.
     """
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Network):
         raise TypeError(
             "`model` must be a network of this package, such as an `RSNet`. "
             f"Received: {type(model).__name__}"
@@ -186,7 +186,7 @@ def collect_logits(
 
 
 def count_correct(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint],
     verbose: bool = True,
