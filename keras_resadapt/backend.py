@@ -26,3 +26,12 @@ def on_tensorflow_cpu() -> bool:
     return not (
         tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
     )
+
+
+def in_graph() -> bool:
+    """Returns whether TensorFlow is tracing a function."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()

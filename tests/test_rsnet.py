@@ -154,7 +154,7 @@ class TestLoss:
         images, labels = batch
         model.compile(metrics=["accuracy"])
         logs = model.evaluate(images, labels, verbose=0, return_dict=True)
-        assert set(logs) == {"loss", "r32_accuracy"}
+        assert set(logs) == {"loss", "accuracy", "r32_accuracy"}
         np.testing.assert_allclose(
             logs["loss"],
             losses.CrossEntropy()(labels, model(images)),
@@ -184,7 +184,8 @@ class TestFit:
         ).history
         names = ["r32", "r24", "r16", "ensemble"]
         metrics = {f"{n}_{m}" for n in names for m in ("accuracy", "top2")}
-        expected = metrics | {"loss"}
+        # The headline point, the largest, also under the plain name
+        expected = metrics | {"loss", "accuracy", "top2"}
         assert set(history) == expected | {f"val_{name}" for name in expected}
 
         logs = tiny.evaluate(images, labels, verbose=0, return_dict=True)
@@ -390,10 +391,24 @@ class TestBadInput:
         with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 4"):
             tiny.evaluate(batch[0], labels, verbose=0)
 
-    def test_a_loss_of_probabilities(self, tiny):
+    def test_losses_of_probabilities_become_those_of_logits(self, tiny, batch):
+        images, labels = batch
+        expected = None
         for loss in (
+            None,
             "sparse_categorical_crossentropy",
+            keras.losses.sparse_categorical_crossentropy,
             keras.losses.SparseCategoricalCrossentropy(),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         ):
-            with pytest.raises(ValueError, match="`loss`.*from_logits"):
-                tiny.compile(loss=loss)
+            tiny.compile(loss=loss)
+            value = tiny.evaluate(images, labels, verbose=0)
+            expected = value if expected is None else expected
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        "loss", ["hinge", keras.losses.hinge, lambda y, p: 0.0, 3.0]
+    )
+    def test_losses_that_cannot_be_taken(self, tiny, loss):
+        with pytest.raises(ValueError, match="`loss`.*takes logits"):
+            tiny.compile(loss=loss)

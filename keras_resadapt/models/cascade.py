@@ -199,8 +199,8 @@ class Cascade(Network):
         """Raises a `ValueError` unless the network can run at a point."""
         if (
             (point.resolution, point.width) != (None, None)
-            or point.exit is None
-            or point.exit >= self.num_exits
+            or point.exit is not None  # else all exits
+            and point.exit >= self.num_exits
         ):
             raise ValueError(
                 f"`point` must be an exit from 0 to {self.num_exits - 1}, without a "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_resadapt.backend import in_graph
 from keras_resadapt.backbones import VGG, Backbone, MobileNetV1, MobileNetV2, ResNet
 from keras_resadapt.layers import (
     LayerSet,
@@ -161,8 +162,8 @@ class MutualNet(SwitchableNetwork):
             images, point = inputs[0], self.full_point
             outputs = self.outputs_at(images, point, training)
             return {point.name: self.task.align(outputs, tuple(images.shape[1:3]))}
-        if training and (point is None or type(point) is OperatingPoint):
-            self._before_training()
+        if training and type(point) in (type(None), OperatingPoint) and in_graph():
+            self._before_training()  # of another model that contains this one
         if point is None:
             point = self.point_at(inputs)
         if not training:

@@ -13,7 +13,7 @@ from keras_resadapt.compiled import compile_function
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
 from keras_resadapt.models.point_cascade import PointCascade
-from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
+from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
 
 
 def calibrate_batch_norm(
@@ -109,25 +109,6 @@ def points_to_calibrate(model, points, num_images) -> list[OperatingPoint]:
     return points
 
 
-@dataclasses.dataclass(frozen=True)
-class _CollectingPoint(OperatingPoint):
-    """An operating point at which every normalization uses the batch's
-    statistics, and that notes them."""
-
-    norms: list = dataclasses.field(default_factory=list)
-    values: list = dataclasses.field(default_factory=list)
-
-    def call(self, layer, inputs, **kwargs) -> Any:
-        if hasattr(layer, "quantize_by_batch"):
-            return layer.quantize_by_batch(inputs, **self._axes(layer))
-        if not hasattr(layer, "normalize_by_batch"):
-            return super().call(layer, inputs, **kwargs)
-        outputs, mean, variance = layer.normalize_by_batch(inputs, **self._axes(layer))
-        self.norms.append(layer)
-        self.values.append((mean, variance))
-        return outputs
-
-
 class _Collector:
     """The statistics of a batch at any point, from as few graphs as can be."""
 
@@ -164,16 +145,11 @@ class _Collector:
         return point.name
 
     def _run(self, images, point, key, *width):
-        axes = dataclasses.asdict(point)
+        axes = point.axes()
         if width:
             axes["width"] = DrawnWidth(*width)
-        point = _CollectingPoint(**axes)
-        if isinstance(self._model, Cascade):
-            state = self._model.start(images, point, training=True)
-            while state.exit < self._model.num_exits:
-                _, state = self._model.advance(state, training=True)
-        else:
-            self._model(images, point=point, training=True)
+        point = CollectingPoint(**axes)
+        self._model(images, point=point, training=True)
         self._norms[key] = point.norms
         return point.values
 
