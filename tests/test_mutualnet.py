@@ -294,7 +294,7 @@ def test_draws():
 
 
 def test_fit_compiles_one_graph_and_learns(tmp_path):
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(0)
     mutual = make_mutual()
     mutual.compile(training.SGD(0.05), metrics=["accuracy"])
     rng = np.random.default_rng(0)  # a brightness a class
@@ -323,8 +323,7 @@ def test_two_replicas_train_as_one(batch):
     updates, reported = [], []
     for name in ("none", "mirrored"):
         with training.strategy_scope(name):
-            # No activation of this seed lies within rounding of a kink.
-            keras.utils.set_random_seed(2)
+            keras.utils.set_random_seed(0)
             model = make_mutual(seed=5)
             model.compile(training.SGD(0.01))
         before = model.get_weights()

@@ -36,6 +36,15 @@ def check_stem(stem: str) -> None:
         )
 
 
+def check_backbone(backbone) -> None:
+    """Raises a `TypeError` unless an argument is a backbone."""
+    if not isinstance(backbone, Backbone):
+        raise TypeError(
+            "`backbone` must be a `keras_resadapt.backbones.Backbone`, such as "
+            f"`backbones.ResNet()`. Received: backbone={backbone!r}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Level:
     """What is known of the features of one level before the backbone runs.
@@ -151,11 +160,13 @@ class Backbone(Block):
         size = resolution or point.resolution or self.stride
         recorder = point.interpreted_by(RecordingPoint)
         features = symbolic_call(
-            lambda images: self.call(images, recorder, pyramid=True),
+            # Training needs no running statistics.
+            lambda images: self.pyramid(images, recorder, training=True),
             keras.KerasTensor((1, size, size, 3)),
         )
         return {
-            name: Level(x.shape[-1], self.level_strides[name]) for name, x in features.items()
+            name: Level(x.shape[-1], self.level_strides[name])
+            for name, x in features.items()
         }
 
 

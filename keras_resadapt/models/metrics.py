@@ -54,7 +54,7 @@ def _of_output(metric, is_headline: bool):
         raise ValueError(
             f"`metrics` holds {metric.name!r}, of which each operating point needs a "
             "copy, and its configuration does not make one: pass its class, or a "
-            f"function without arguments that returns a new one. It failed with: {error}"
+            f"function without arguments that returns a new one. It failed: {error}"
         ) from error
 
 

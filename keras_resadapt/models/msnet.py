@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.backbones import Backbone, DenseNet, MobileNetV1, ResNet
+from keras_resadapt.backbones import DenseNet, MobileNetV1, ResNet
+from keras_resadapt.backbones.backbone import Backbone, check_backbone
 from keras_resadapt.layers import (
     Block,
     HighFrequencyResidual,
@@ -124,6 +125,7 @@ class MSNet(Cascade):
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
+        check_backbone(backbone)
         self.resolutions = check_resolutions(resolutions)
         if len(self.resolutions) != 2 or self.resolutions[0] % self.resolutions[1]:
             raise ValueError(

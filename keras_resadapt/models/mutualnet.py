@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.backend import in_graph
 from keras_resadapt.backbones import VGG, Backbone, MobileNetV1, MobileNetV2, ResNet
+from keras_resadapt.backend import in_graph
 from keras_resadapt.layers import (
     LayerSet,
     SlimmableBatchNormalization,
@@ -19,6 +19,7 @@ from keras_resadapt.layers import (
 from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
 from keras_resadapt.models.sandwich import draw_sub_networks, sandwich_gradients
 from keras_resadapt.models.switchable import (
+    SMALL_NORMAL,
     SwitchableNetwork,
     check_count,
     check_width_range,
@@ -408,8 +409,7 @@ def _mutual(
     pooling=None,
     **kwargs,
 ) -> MutualNet:
-    initializer = keras.initializers.RandomNormal(stddev=0.01)
-    task = headless_task(num_classes, initializer, include_top, pooling)
+    task = headless_task(num_classes, SMALL_NORMAL, include_top, pooling)
     model = MutualNet(backbone, task, width_range, resolutions, **kwargs)
     return load_weights_file(model, weights)
 

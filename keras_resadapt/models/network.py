@@ -14,6 +14,7 @@ from keras_resadapt.layers.batch_normalization import num_replicas
 from keras_resadapt.models.identity import read_identity, write_identity
 from keras_resadapt.models.metrics import metrics_per_output
 from keras_resadapt.points import NotingPoint, OperatingPoint
+from keras_resadapt.points.recording import symbolic_call
 from keras_resadapt.profile import ProfileRow, profile_point
 from keras_resadapt.quantization.scheme import Scheme, check_quantized
 from keras_resadapt.tasks import Task
@@ -103,8 +104,9 @@ class Network(keras.Model):
         if self.quantization is not None:
             point = point.interpreted_by(NotingPoint)
         with keras.name_scope(self.name):
-            self.compute_output_spec(
-                keras.KerasTensor((1, size, size, 3)), point=point
+            symbolic_call(
+                lambda images: self.call(images, point=point),
+                keras.KerasTensor((1, size, size, 3)),
             )
         self.built = True
         if self.quantization is not None:
@@ -216,6 +218,10 @@ class Network(keras.Model):
     def scheme(self) -> Scheme | None:
         """How the network is quantized."""
         return self.quantization
+
+    def inner_network(self) -> "Network":
+        """Returns the network whose layers run, which a wrapper delegates to."""
+        return self
 
     def rebuilt(self, change) -> "Network":
         """Returns what `change` makes of the network whose layers can be quantized.
@@ -402,7 +408,7 @@ class Network(keras.Model):
             raise ValueError("Training and evaluation need labels.")
         self.task.check_targets(y)
         if sample_weight is not None:
-            sample_weight = _flat_weights(sample_weight, y)
+            sample_weight = _flat_weights(sample_weight)
         return self.prepare_inputs(x), y, sample_weight
 
     def compute_loss(
@@ -524,7 +530,7 @@ def _under_own_policy(init):
     return with_policy
 
 
-def _flat_weights(sample_weight, y):
+def _flat_weights(sample_weight):
     """Returns weights of shape (batch,) where they came as (batch, 1)."""
     if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
         return ops.squeeze(sample_weight, axis=1)

@@ -85,6 +85,9 @@ class PointCascade(Cascade):
     def scheme(self):
         return self.network.quantization
 
+    def inner_network(self):
+        return self.network
+
     def rebuilt(self, change):
         return type(self).from_config(self.get_config(), self.network.rebuilt(change))
 

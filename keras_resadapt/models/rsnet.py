@@ -15,7 +15,11 @@ from keras_resadapt.layers import (
     resize_bilinear,
 )
 from keras_resadapt.layers.switchable_batch_normalization import neighbours
-from keras_resadapt.models.switchable import SwitchableNetwork, headless_task
+from keras_resadapt.models.switchable import (
+    SMALL_NORMAL,
+    SwitchableNetwork,
+    headless_task,
+)
 from keras_resadapt.models.weights import load_weights_file
 from keras_resadapt.points import OperatingPoint
 from keras_resadapt.quantization.learned import LearnedQuantization
@@ -438,10 +442,9 @@ def RSMobileNetV2(
         num_classes, resolutions, distillation, preprocessing, weights, stem,
             include_top, pooling, **kwargs: As for `RSNet18`.
     """
-    initializer = keras.initializers.RandomNormal(stddev=0.01)
     model = RSNet(
         MobileNetV2(alpha=alpha, stem=stem, name="backbone"),
-        headless_task(num_classes, initializer, include_top, pooling),
+        headless_task(num_classes, SMALL_NORMAL, include_top, pooling),
         resolutions,
         distillation,
         preprocessing,

@@ -63,7 +63,8 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks):
     """
     import tensorflow as tf
 
-    variables = model.trainable_variables
+    # TensorFlow's variables: it makes no zero gradients for those of Keras.
+    variables = [variable.value for variable in model.trainable_variables]
     size = tuple(images.shape[1:3])
 
     def run(images, point, loss_of):

@@ -6,12 +6,15 @@ from typing import Any
 
 import keras
 
-from keras_resadapt.backbones import Backbone
+from keras_resadapt.backbones.backbone import Backbone, check_backbone
 from keras_resadapt.layers import LayerSet, Preprocessing
 from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
 from keras_resadapt.models.network import Network
 from keras_resadapt.points import OperatingPoint
 from keras_resadapt.tasks import Classification, Features, Task
+
+# How the authors' codes initialize the classifiers of MobileNets
+SMALL_NORMAL = {"class_name": "RandomNormal", "config": {"stddev": 0.01}}
 
 
 class SwitchableNetwork(Network):
@@ -39,11 +42,7 @@ class SwitchableNetwork(Network):
         **kwargs,
     ):
         super().__init__(as_task(task, num_classes), **kwargs)
-        if not isinstance(backbone, Backbone):
-            raise TypeError(
-                "`backbone` must be a `keras_resadapt.backbones.Backbone`, such as "
-                f"`backbones.ResNet()`. Received: backbone={backbone!r}"
-            )
+        check_backbone(backbone)
         self.resolutions = self.check_resolutions(resolutions)
         if self.resolutions[-1] < backbone.stride:
             raise ValueError(
@@ -212,9 +211,7 @@ def headless_task(
 
 def check_count(name: str, value: int, least: int) -> int:
     """Returns an integer argument as an int, or raises a `ValueError`."""
-    if (
-        isinstance(value, bool) or not hasattr(value, "__index__") or value < least
-    ):
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. "
             f"Received: {name}={value!r}"

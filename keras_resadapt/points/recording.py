@@ -7,6 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
+# There is no public way to trace a function on shapes alone: `keras.Operation`
+# wraps the errors of the function, among them those that users are to read.
+from keras.src import backend
+
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -44,15 +48,4 @@ def symbolic_call(function: Callable, *inputs: keras.KerasTensor) -> Any:
     Returns:
         What the function returns, as `KerasTensor`s.
     """
-    return _Function(function).compute_output_spec(*inputs)
-
-
-class _Function(keras.Operation):
-    """A function as an operation, which Keras can trace on every backend."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def call(self, *inputs):
-        return self.function(*inputs)
+    return backend.compute_output_spec(function, *inputs)

@@ -48,7 +48,7 @@ def calibrate_ranges(
             f"{model.name!r} is not quantized: see "
             "`keras_resadapt.quantization.quantize`."
         )
-    points = model.points_to_calibrate(points)
+    points, model = model.points_to_calibrate(points), model.inner_network()
     sizes = [model.resolution_of(point) for point in points]
     counters = [
         layer.counter(**axes)

@@ -49,12 +49,14 @@ class Classification(Task):
         kernel_initializer: Any = "glorot_uniform",
     ):
         self.num_classes = check_num_classes(num_classes)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = kernel_initializer
 
     def head(self, layers, strides) -> ClassifierHead:
-        return ClassifierHead(
-            self.num_classes, self.kernel_initializer.clone(), layers, name="head"
-        )
+        # A new one for each head: an initializer draws its seed when it is made.
+        initializer = keras.initializers.get(self.kernel_initializer)
+        if initializer is self.kernel_initializer:
+            initializer = initializer.clone()
+        return ClassifierHead(self.num_classes, initializer, layers, name="head")
 
     def check_targets(self, targets) -> None:
         """Raises an error for class indices that are out of range.
@@ -123,10 +125,10 @@ class Classification(Task):
         }
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "num_classes": self.num_classes,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }
+        initializer = self.kernel_initializer
+        if isinstance(initializer, keras.initializers.Initializer):
+            initializer = keras.initializers.serialize(initializer)
+        return {"num_classes": self.num_classes, "kernel_initializer": initializer}
 
 
 def check_num_classes(num_classes: int) -> int:
