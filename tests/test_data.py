@@ -465,7 +465,7 @@ def test_encoded_images_have_a_pixel_limit(saved_preprocessing, kind):
     data = encode(smooth_image(45, 61), kind)
     assert saved_preprocessing(tf.constant(data)).shape == (24, 24, 3)
     data = encode(smooth_image(45, 62), kind)
-    message = "at most max_pixels=2745 pixels. Received: 45 x 62 pixels"
+    message = r"at most max_pixels=2745 pixels[^0-9]*45[^0-9]*62"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         saved_preprocessing(tf.constant(data))
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
@@ -477,7 +477,9 @@ def test_a_small_file_of_a_huge_image_is_refused_before_decoding(folder):
     Image.new("1", (20_000, 20_000)).save(file, "PNG")
     assert len(file.getvalue()) < 60_000
     # The header is enough: the rest of the file is not read.
-    with pytest.raises(tf.errors.InvalidArgumentError, match="20000 x 20000 pixels"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="=50000000 pixels[^0-9]*20000[^0-9]*20000"
+    ):
         decode(file.getvalue()[:50])
     # Two sides whose product overflows.
     huge = file.getvalue()[:16] + b"\xff" * 8 + file.getvalue()[24:]
