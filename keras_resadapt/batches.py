@@ -1,4 +1,4 @@
-"""Data sets, batch by batch, and the same pictures at several resolutions."""
+"""Iteration over the batches of a data set, and images at other resolutions."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,21 +12,83 @@ from keras_resadapt.layers import resize_bilinear
 def labelled_batches(
     data: Iterable, verbose: bool = True
 ) -> Iterator[tuple[object, np.ndarray]]:
-    """Goes once through a data set, with a progress bar.
+    """Iterates once over a data set with class labels.
 
     Args:
-        data: Batches of (images, labels), such as `data.evaluation_batches`
-            gives: images a tensor (batch, height, width, 3), or a tuple of
-            such tensors, one a resolution; labels class indices (batch,).
-        verbose: Whether to show the progress.
+        data: Batches (images, labels), for example from
+            `data.evaluation_batches`: images are a tensor of shape (batch,
+            height, width, 3) or a tuple of such tensors, one per resolution;
+            labels are class indices of shape (batch,).
+        verbose: Whether to show a progress bar.
 
     Yields:
-        (images as they came, labels as an integer array (batch,)).
+        The images, unchanged, and the labels as an integer array (batch,).
 
     Raises:
-        ValueError: No batch, a batch that is not a pair, labels that are not
-            class indices or not one an image, or pixels that are not finite.
+        ValueError: If there are no batches, a batch is not a pair, images
+            have another shape or values that are not finite, or labels are
+            not class indices or not one per image.
     """
+    for number, batch in _batches(data, verbose):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                "`data` must yield batches (images, labels). "
+                f"Received: {_describe(batch)}"
+            )
+        images, labels = batch
+        labels = ops.convert_to_numpy(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                "The labels in `data` must be class indices, integers of shape "
+                f"(batch,). Received: {labels.dtype} of shape {labels.shape}"
+            )
+        _check_images(images, number)
+        for view in _views(images):
+            if len(view) != len(labels):
+                raise ValueError(
+                    f"Batch {number} of `data` must have one label per image. "
+                    f"Received: {len(view)} images, {len(labels)} labels"
+                )
+        yield images, labels
+
+
+def first_images(data: Iterable, num_images: int, verbose: bool = True) -> Iterator:
+    """Iterates over the first images of a data set.
+
+    Args:
+        data: Batches of images, or tuples whose first element is the images
+            and whose other elements are ignored. Images are a tensor of shape
+            (batch, height, width, 3). In a tuple, they can also be a tuple of
+            such tensors, one per resolution.
+        num_images: How many images to yield in total, if there are as many.
+        verbose: Whether to show a progress bar.
+
+    Yields:
+        The images of each batch. The last batch is cut to the number of
+        images that are still missing.
+
+    Raises:
+        ValueError: If there are no batches, or images have another shape or
+            values that are not finite.
+    """
+    missing = num_images
+    for number, batch in _batches(data, verbose):
+        images = batch
+        if isinstance(batch, (tuple, list)) and len(batch):
+            images = batch[0]
+        _check_images(images, number)
+        if isinstance(images, (tuple, list)):
+            images = tuple(view[:missing] for view in images)
+        else:
+            images = images[:missing]
+        yield images
+        missing -= len(_views(images)[0])
+        if missing <= 0:
+            return
+
+
+def _batches(data, verbose) -> Iterator[tuple[int, object]]:
+    """Yields the batches of a data set, numbered from 1, with a progress bar."""
     try:
         length = len(data)
     except TypeError:  # a generator, or a tf.data set of unknown length
@@ -34,41 +96,59 @@ def labelled_batches(
     progress = keras.utils.Progbar(length, unit_name="batch", verbose=int(verbose))
     number = 0
     for number, batch in enumerate(data, 1):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                "`data` must give batches (images, labels). "
-                f"Received: a {type(batch).__name__}"
-            )
-        images, labels = batch
-        labels = ops.convert_to_numpy(labels)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise ValueError(
-                "Labels must be class indices, integers of shape (batch,). "
-                f"Received: {labels.dtype} of shape {labels.shape}"
-            )
-        for view in images if isinstance(images, (tuple, list)) else (images,):
-            if len(view) != len(labels) or not len(labels):
-                raise ValueError(
-                    f"Batch {number} of `data` must have a label an image. "
-                    f"Received: {len(view)} images, {len(labels)} labels"
-                )
-            check_finite(view, f"Batch {number} of `data`")
-        yield images, labels
+        yield number, batch
         progress.update(number)
     if not number:
-        raise ValueError("`data` has no batches.")
+        raise ValueError("`data` must have at least one batch. It has no batches.")
     if length != number:
         progress.update(number, finalize=True)
 
 
-def check_finite(images, name: str) -> None:
-    """Raises a `ValueError` where pixels are NaN or infinite.
+def _views(images) -> tuple:
+    """Returns the tensors of a batch of images, one per resolution."""
+    return tuple(images) if isinstance(images, (tuple, list)) else (images,)
 
-    The answers would not show it: a fused ReLU makes zero of NaN.
+
+def _check_images(images, number: int) -> None:
+    """Raises a `ValueError` unless all tensors hold finite RGB images."""
+    views = _views(images)
+    for view in views or (images,):
+        shape = getattr(view, "shape", None)
+        if shape is None or len(shape) != 4 or shape[-1] != 3:
+            raise ValueError(
+                "The images in `data` must have shape (batch, height, width, 3). "
+                f"Received: {_describe(view)} in batch {number}"
+            )
+        if len(view) != len(views[0]) or not len(view):
+            raise ValueError(
+                f"Batch {number} of `data` must have at least one image, and "
+                "equally many at every resolution. "
+                f"Received: {[len(view) for view in views]} images"
+            )
+        check_finite(view, f"Batch {number} of `data`")
+
+
+def _describe(value) -> str:
+    """Returns the type of a value, and its keys, length or shape."""
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return f"a {kind} with the keys {list(value)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {kind} of {len(value)} elements"
+    if hasattr(value, "shape"):
+        return f"a {kind} of shape {tuple(value.shape)}"
+    return f"a {kind}"
+
+
+def check_finite(images, name: str) -> None:
+    """Raises a `ValueError` if pixels are NaN or infinite.
+
+    The logits of such images can be finite, because oneDNN's fused ReLU turns
+    NaN into zero.
 
     Args:
         images: Array or tensor of shape (batch, height, width, 3).
-        name: What they are, for the message.
+        name: What the images are, for the error message.
     """
     finite = np.isfinite(ops.convert_to_numpy(images))
     if not finite.all():
@@ -82,17 +162,22 @@ def check_finite(images, name: str) -> None:
 
 
 def images_at(images, resolution: int):
-    """The images of a batch at a resolution.
+    """Returns the images of a batch at one resolution.
 
     Args:
-        images: Tensor (batch, size, size, 3), or a tuple of such tensors.
+        images: Tensor of shape (batch, size, size, 3), or a tuple of such
+            tensors of different sizes.
         resolution: Height and width in pixels.
 
     Returns:
-        The tensor of that size, or else the largest one, resized down,
-        antialiased.
+        The tensor of that size if there is one. Otherwise the largest tensor,
+        resized down with antialiasing, as float32.
+
+    Raises:
+        ValueError: If the largest images are not square or are smaller than
+            the resolution.
     """
-    views = images if isinstance(images, (tuple, list)) else (images,)
+    views = _views(images)
     sizes = [tuple(view.shape[1:3]) for view in views]
     if (resolution, resolution) in sizes:
         return views[sizes.index((resolution, resolution))]
@@ -100,8 +185,8 @@ def images_at(images, resolution: int):
     height, width = largest.shape[1:3]
     if height != width or height < resolution:
         raise ValueError(
-            f"The data must have square images of at least {resolution} "
-            f"pixels. Received: {' and '.join(f'{h} x {w}' for h, w in sizes)}"
+            f"The images in `data` must be square, with at least {resolution} pixels "
+            f"per side. Received: {' and '.join(f'{h} x {w}' for h, w in sizes)}"
         )
     return resize_bilinear(
         ops.cast(ops.convert_to_tensor(largest), "float32"), resolution

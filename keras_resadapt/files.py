@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -52,6 +53,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str) -> Iterator[str]:
+    """Writes a folder completely or not at all.
+
+    Yields the path of a temporary folder beside `path`, which the block
+    creates and fills. When the block ends, the folder is renamed to `path`.
+    When the block raises an exception, the temporary folder is removed.
+
+    Args:
+        path: The new folder. Its parent must exist.
+    """
+    parent, name = os.path.split(path)
+    temporary = os.path.join(parent, f".{uuid.uuid4().hex[:12]}.{name}")
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike, content) -> None:

@@ -182,7 +182,7 @@ def test_temperatures(held_out):
     images = np.arange(len(held_out.labels))
     for z, t in zip(held_out.logits.astype("float64"), fitted):
         at, below, above = (
-            -np.log(inference.point_logits.softmax(z / s))[
+            -np.log(softmax(z / s))[
                 images, held_out.labels
             ].mean()
             for s in (t, 0.97 * t, 1.03 * t)
