@@ -105,12 +105,13 @@ def check_number(
     Raises:
         ValueError: If the value is not a finite number in the range.
     """
-    if (
-        isinstance(value, (bool, np.bool_))
-        or not isinstance(value, numbers.Real)
-        or not math.isfinite(value)
-        or not minimum <= value <= maximum
-    ):
+    number = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer with hundreds of digits
+            number = math.inf
+    if not (math.isfinite(number) and minimum <= number <= maximum):
         if maximum < math.inf:
             kind = f"a number in [{minimum:g}, {maximum:g}]"
         elif minimum > -math.inf:
@@ -118,4 +119,4 @@ def check_number(
         else:
             kind = "a finite number"
         raise ValueError(f"`{argument}` must be {kind}. Received: {argument}={value!r}")
-    return float(value)
+    return number

@@ -82,8 +82,8 @@ def test_adaptive_equals_python(
     model,
     thresholds,
     signatures,
-    images,
-    kind,  # noqa: F811
+    images,  # noqa: F811
+    kind,
 ):
     values = {"easy": (0, 0), "hard": (1, 1), "mixed": thresholds.values}[kind]
     thresholds = Thresholds(values, thresholds.temperatures)
@@ -136,7 +136,7 @@ def test_adaptive_encoded(signatures, images):  # noqa: F811
 
 
 def test_a_stage_without_images_does_not_run(
-    fails_beyond_the_first,
+    fails_beyond_the_first,  # noqa: F811
     tmp_path,
     images,  # noqa: F811
 ):
@@ -171,7 +171,7 @@ def test_wrong_number_of_thresholds(signatures, images, number):  # noqa: F811
         )
 
 
-def test_images_that_the_model_cannot_process(signatures, images):  # noqa: F811
+def test_images_of_another_size_are_refused(signatures, images):  # noqa: F811
     for name, kwargs in (
         ("adaptive", {"thresholds": tf.zeros(2)}),
         ("adaptive_default", {}),
@@ -180,8 +180,6 @@ def test_images_that_the_model_cannot_process(signatures, images):  # noqa: F811
             tf.errors.InvalidArgumentError, match=r"\[2,16,16,3\].*\[\?,32,32,3\]"
         ):
             signatures[name](images=tf.constant(images[:2, :16, :16]), **kwargs)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="value range"):
-            signatures[name](images=tf.fill((2, 32, 32, 3), 3e38), **kwargs)
 
 
 def test_warmup_runs_every_signature(path):
