@@ -97,14 +97,14 @@ def test_int8_file(networks, tmp_path):
     for point in points:
         size = quantized.resolution_of(point)
         view = layers.resize_bilinear(tf.constant(images), size)
-        answers = network.logits(view, point.name)
+        outputs = network.logits(view, point.name)
         expected = np.array(quantized.logits(view, point))
-        same = answers.argmax(axis=1) == expected.argmax(axis=1)
+        same = outputs.argmax(axis=1) == expected.argmax(axis=1)
         assert (expected.argmax(axis=1) == labels).mean() > 0.9
         assert same.mean() >= 0.99
-        assert np.abs(answers - expected).max() < 0.05 * np.abs(expected).max()
+        assert np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
         # Offsets are rounded in the same way, so that most logits are equal.
-        equal = np.isclose(answers, expected, atol=1e-4).all(axis=1)
+        equal = np.isclose(outputs, expected, atol=1e-4).all(axis=1)
         assert equal.mean() > 0.6
 
 
@@ -260,9 +260,9 @@ def test_cascades_share_kernels_too(tmp_path):
     assert shared["bytes"] < 0.6 * folded["bytes"]
     (images, _), *_ = batches_of(model, 1, 4)
     for point in model.operating_points:
-        answers = LiteRTNetwork(tmp_path / "shared").logits(images, point.name)
+        outputs = LiteRTNetwork(tmp_path / "shared").logits(images, point.name)
         expected = np.array(model.logits(images, point))
-        np.testing.assert_allclose(answers, expected, atol=1e-4)
+        np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
 
 def test_learned_levels_in_float(tmp_path):
@@ -284,9 +284,9 @@ def test_learned_levels_in_float(tmp_path):
     network = LiteRTNetwork(tmp_path / "learned.tflite")
     images = batches[0][0]
     expected = logits_of(model, images, model.operating_points[0])
-    answers = network.logits(images, "r32")
+    outputs = network.logits(images, "r32")
     # A value next to a threshold can be rounded to the other level.
-    assert np.median(np.abs(answers - expected)) < 1e-4
+    assert np.median(np.abs(outputs - expected)) < 1e-4
 
 
 def test_bad_input(networks, tmp_path):
