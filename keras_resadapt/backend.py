@@ -1,19 +1,33 @@
-"""What only TensorFlow can do."""
+"""Checks of the Keras backend."""
 
 import keras
 
 
 def require_tensorflow(name: str) -> None:
-    """Raises a `RuntimeError` on another backend than TensorFlow.
+    """Raises a `RuntimeError` on any backend other than TensorFlow.
 
     Args:
         name: The function or class that needs it.
     """
-    if keras.backend.backend() != "tensorflow":
+    _require(name, "TensorFlow")
+
+
+def require_tensorflow_or_jax(name: str) -> None:
+    """Raises a `RuntimeError` on any backend other than TensorFlow and JAX.
+
+    Args:
+        name: The function or class that needs one of them.
+    """
+    _require(name, "TensorFlow", "JAX")
+
+
+def _require(name: str, *backends: str) -> None:
+    backend = keras.backend.backend()
+    if backend not in [supported.lower() for supported in backends]:
         raise RuntimeError(
-            f"`{name}` needs the TensorFlow backend: set "
-            "KERAS_BACKEND=tensorflow and load the model again. The backend "
-            f"is {keras.backend.backend()!r}."
+            f"`{name}` needs the {' or '.join(backends)} backend: set "
+            "KERAS_BACKEND=tensorflow and load the model again. "
+            f"Received: the backend {backend!r}"
         )
 
 

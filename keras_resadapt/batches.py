@@ -52,7 +52,7 @@ def labelled_batches(
         yield images, labels
 
 
-def image_batches(data: Iterable, num_images: int, verbose: bool = True) -> Iterator:
+def first_images(data: Iterable, num_images: int, verbose: bool = True) -> Iterator:
     """Iterates over the first images of a data set.
 
     Args:

@@ -1,18 +1,22 @@
-"""Compiles a function of tensors, whatever the backend."""
+"""Compilation of functions of tensors, for TensorFlow and JAX."""
 
 from collections.abc import Callable
 
 import keras
 
 
-def compile_function(function: Callable, *shapes: tuple) -> Callable:
-    """One graph for each shape of its arguments, or one for all.
+def compile_function(function: Callable, *shapes: tuple[int | None, ...]) -> Callable:
+    """Compiles a function of float32 tensors.
 
     Args:
-        function: Of float32 tensors.
-        shapes: A shape an argument, with None for sizes that change from call
-            to call. Without them, TensorFlow compiles anew for each, as JAX
-            does in any case.
+        function: The function to compile. It is traced once for each set of
+            input shapes, or only once if `shapes` is given and the backend is
+            TensorFlow.
+        shapes: The shape of each argument, with None for sizes that change
+            from call to call.
+
+    Returns:
+        The compiled function, with the same arguments and results.
     """
     if keras.backend.backend() == "jax":
         import jax

@@ -1,4 +1,6 @@
-"""The predictor that stops at the first exit that is sure."""
+"""The predictor that stops at the first confident exit."""
+
+import json
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ def cascade():
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth and noisy ones, bright and dark, so that confidences differ."""
+    """Smooth, noisy, bright and dark images, so that confidences differ."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, (257, 32, 32, 3)) * rng.uniform(1, 90, (257, 1, 1, 1))
     images = rng.uniform(0, 255, (257, 1, 1, 3)) + noise
@@ -36,7 +38,7 @@ def collected(cascade, images):
 
 @pytest.fixture(scope="module")
 def mixed(collected):
-    """Thresholds under which about a third leaves at each exit."""
+    """Thresholds at which about a third of the images stops at each exit."""
     first, second, _ = collected.confidence
     return [float(np.quantile(first, 2 / 3)), float(np.median(second))]
 
@@ -69,7 +71,7 @@ def test_temperatures(cascade, images, collected, mixed):
 
 @keras.saving.register_keras_serializable("test_adaptive")
 class FailsBeyondTheFirst(keras_resadapt.RANet):
-    """A cascade in which nothing beyond the first exit can be computed."""
+    """A cascade that fails as soon as anything beyond the first exit runs."""
 
     def extend(self, features, exit, point, training=None):
         features = super().extend(features, exit, point, training)
@@ -95,7 +97,7 @@ def fails_beyond_the_first():
     )
 
 
-def test_nothing_is_computed_for_nobody(fails_beyond_the_first, images):
+def test_a_stage_without_images_does_not_run(fails_beyond_the_first, images):
     predictor = AdaptivePredictor(fails_beyond_the_first, [0, 0])
     assert (predictor.predict(images[:9]).exits == 0).all()
     predictor = AdaptivePredictor(fails_beyond_the_first, [1, 1])
@@ -103,7 +105,7 @@ def test_nothing_is_computed_for_nobody(fails_beyond_the_first, images):
         predictor.predict(images[:9])
 
 
-def test_not_a_number_is_not_sure(images):
+def test_nan_is_not_confident(images):
     keras.utils.set_random_seed(1)
     model = make_tiny_cascade()
     broken = next(v for v in model.weights if v.path.endswith("bias"))
@@ -117,7 +119,7 @@ def test_not_a_number_is_not_sure(images):
     for weight in model.weights:
         if weight.path.endswith("bias"):  # of all classifiers
             weight.assign(np.full(weight.shape, np.nan))
-    with pytest.raises(ValueError, match="gives no number"):
+    with pytest.raises(ValueError, match="probabilities of .* are NaN"):
         AdaptivePredictor(model, [0, 0]).predict(images[:3])
 
 
@@ -140,7 +142,7 @@ def test_saturated_confidences(images):
             np.testing.assert_array_equal(got, expected)
 
 
-def test_the_fingerprint_is_of_what_was_trained(tiny):
+def test_the_fingerprint_depends_on_the_trained_weights(tiny):
     model = keras_resadapt.PointCascade(tiny)
     before = model_fingerprint(model)
     tiny.compile("sgd")
@@ -158,12 +160,12 @@ def test_thresholds_travel_with_the_model(cascade, collected, tmp_path):
     cascade.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     AdaptivePredictor(again, loaded)
-    # One more step of training, and they are somebody else's.
+    # Any further training invalidates the thresholds.
     weight = again.trainable_variables[0]
     weight.assign(weight * 1.01)
-    with pytest.raises(ValueError, match="made for another model"):
+    with pytest.raises(ValueError, match="calibrated for another model"):
         AdaptivePredictor(again, loaded)
-    with pytest.raises(ValueError, match="made for another model"):
+    with pytest.raises(ValueError, match="calibrated for another model"):
         other = Thresholds(loaded.values, fingerprint="0123456789abcdef")
         inference.simulate(collected, other)
 
@@ -191,14 +193,14 @@ def test_bad_arguments(cascade, tiny, images, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="`resolution` must be"):
             AdaptivePredictor(cascade, [0, 0], resolution=resolution)
     for values in (0.5, None, [[0.5, 0.5]], "thresholds.json"):
-        with pytest.raises(ValueError, match="sequence of numbers"):
+        with pytest.raises(ValueError, match="`values"):
             AdaptivePredictor(cascade, values)
     with pytest.raises(ValueError, match="Images must have|`images` must"):
         AdaptivePredictor(cascade, [0, 0]).predict(images[:, :16])
     with pytest.raises(ValueError, match="`temperatures`"):
         Thresholds((0.5, 0.5), (1.0, 0.0, 1.0))
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds no thresholds"):
+    with pytest.raises(ValueError, match="other.json.*does not hold thresholds"):
         Thresholds.load(tmp_path / "other.json")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="needs the TensorFlow backend"):
@@ -207,11 +209,46 @@ def test_bad_arguments(cascade, tiny, images, tmp_path, monkeypatch):
         inference.measure_exit_latency(cascade)
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ("01", "`values` must be a sequence of numbers"),
+        (["0", "1"], r"`values\[0\]` must be a number"),
+        ([0.5, True], r"`values\[1\]` must be a number"),
+        ([True, False], r"`values\[0\]` must be a number"),
+        ({"0.5": 1}, "`values` must be a sequence of numbers"),
+        ([0.5] * 5_000, "at most 1000 numbers. Received: 5000"),
+        ([0.5, 10**400], r"`values\[1\]` must be"),
+    ],
+    ids=["string", "strings", "boolean", "booleans", "dict", "many", "huge"],
+)
+def test_untrusted_thresholds(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        Thresholds(values)
+    path = tmp_path / "thresholds.json"
+    content = {"values": values, "temperatures": None, "fingerprint": None}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"thresholds.json.*{message}"):
+        Thresholds.load(path)
+
+
+def test_thresholds_of_arrays_and_tensors():
+    expected = Thresholds((0.25, 0.5), (1.0, 2.0, 3.0))
+    for make in (np.array, tf.constant, lambda x: [np.float32(v) for v in x]):
+        assert Thresholds(make([0.25, 0.5]), make([1.0, 2.0, 3.0])) == expected
+    with pytest.raises(ValueError, match=r"`values\[0\]` must be a number"):
+        Thresholds(np.array([True, False]))
+    with pytest.raises(ValueError, match="`fingerprint` must be a string"):
+        Thresholds((0.5,), fingerprint=5)
+
+
 def test_exit_latency(cascade):
     ms = inference.measure_exit_latency(cascade, batch_size=2, repeats=3)
     assert len(ms) == 3 and (np.diff(ms, prepend=0) > 0).all()
     with pytest.raises(ValueError, match="batch_size=0"):
         inference.measure_exit_latency(cascade, batch_size=0)
+    with pytest.raises(TypeError, match="must be a `Cascade`"):
+        inference.measure_exit_latency(keras.Sequential())
 
 
 # === RS-Net as a cascade ===

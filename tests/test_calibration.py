@@ -1,5 +1,8 @@
-"""Thresholds from held-out data, and what they promise."""
+"""Thresholds from held-out data, for budgets and bounds on the accuracy loss."""
 
+import json
+
+import keras
 import numpy as np
 import pytest
 
@@ -12,12 +15,13 @@ from keras_resadapt.inference import (
     collect_logits,
     simulate,
 )
+from keras_resadapt.inference.storing.confidence import softmax
 
 MADDS = (100, 250, 400)
 
 
 def draw(number, seed=0, classes=4, signals=(1.2, 1.8, 2.2)):
-    """Logits of a cascade whose later exits know more."""
+    """Returns logits of a cascade whose later exits are more accurate."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, number)
     ease = rng.uniform(0, 2, number)
@@ -67,7 +71,7 @@ def test_collected_logits(tiny_cascade, batch, tmp_path):
         collected.fingerprint,
     )
     np.savez(tmp_path / "other.npz", a=1)
-    with pytest.raises(ValueError, match="holds no logits"):
+    with pytest.raises(ValueError, match="other.npz.*does not hold the logits"):
         PointLogits.load(tmp_path / "other.npz")
 
 
@@ -105,7 +109,7 @@ def test_budgeted(held_out):
         assert abs(row.madds - row.budget) < 15
     assert rows[0].accuracy == anytime(test)[0][2]
     assert rows[-1].accuracy == anytime(test)[-1][2]
-    # Between them, it beats stopping all images at the same exit.
+    # For intermediate budgets, it beats stopping all images at the same exit.
     assert rows[2].accuracy > anytime(test)[1][2]
 
 
@@ -117,7 +121,8 @@ def test_geometric_shares(held_out, budget):
     thresholds = calibrate(held_out, max_madds=budget, method="geometric")
     assert budget - 2 < cost(held_out, thresholds) <= budget
     shares = np.bincount(simulate(held_out, thresholds).exits, minlength=3)
-    # Geometric: the middle one's square is the product of the others.
+    # In a geometric series, the square of the middle is the product of its
+    # neighbors.
     middle = np.sqrt(float(shares[0] * shares[2]))
     assert abs(shares[1] - middle) <= 3
     assert thresholds.fingerprint == "f1"
@@ -132,7 +137,7 @@ def test_search_beats_the_rule(held_out, budget):
 
 
 def test_search_finds_the_best_of_all():
-    """Against all thresholds there are, for two exits and 40 images."""
+    """Compared with all possible thresholds, for two exits and 40 images."""
     few = draw(40, seed=5)
     few = PointLogits(few.logits[:2], few.labels, MADDS[:2], few.names[:2])
     values = [0, *np.sort(few.confidence[0]) - 1e-6, 1]
@@ -143,8 +148,11 @@ def test_search_finds_the_best_of_all():
 
 
 def test_ties(held_out):
-    """Confidences of a few values, some of them 1: no worse than the rule,
-    and at the largest budget all images reach the last exit."""
+    """Confidences with few distinct values, some of them 1.
+
+    The search is at least as accurate as the rule. At the largest budget, all
+    images reach the last exit.
+    """
     logits = np.round(held_out.logits * 2) * 4
     few = PointLogits(logits, held_out.labels, MADDS, held_out.names)
     assert len(np.unique(few.confidence[0])) < 100
@@ -182,20 +190,17 @@ def test_temperatures(held_out):
     images = np.arange(len(held_out.labels))
     for z, t in zip(held_out.logits.astype("float64"), fitted):
         at, below, above = (
-            -np.log(inference.point_logits.softmax(z / s))[
-                images, held_out.labels
-            ].mean()
+            -np.log(softmax(z / s))[images, held_out.labels].mean()
             for s in (t, 0.97 * t, 1.03 * t)
         )
         assert at < min(below, above)
 
 
-# === Promises ===
+# === Bounds on the accuracy loss ===
 
 
-def test_promise_is_kept():
-    """Over many draws of held-out data, too large a loss is rarer than the
-    confidence allows."""
+def test_bound_holds():
+    """Over many draws of held-out data, the bound fails as rarely as it may."""
     everything = draw(100_000, seed=99)
     full = accuracy(everything, [1, 1])
     broken, savings = 0, []
@@ -203,12 +208,13 @@ def test_promise_is_kept():
         thresholds = calibrate(draw(600, seed), max_accuracy_loss=0.05, confidence=0.9)
         broken += full - accuracy(everything, thresholds) > 0.05
         savings.append(1 - cost(everything, thresholds) / MADDS[-1])
-    # 10 % are allowed: 9 of 40 or more would be a rare accident (1.5 %).
+    # At the allowed rate of 10 %, 9 or more failures of 40 have a probability
+    # of 1.5 %.
     assert broken < 9
-    assert np.median(savings) > 0.1  # and it is no empty promise
+    assert np.median(savings) > 0.1  # the bound permits early exits
 
 
-def test_more_data_promise_more():
+def test_more_data_permits_earlier_exits():
     losses = dict(max_accuracy_loss=0.02, confidence=0.95)
     with pytest.raises(ValueError, match="60 images cannot support"):
         calibrate(draw(60), **losses)
@@ -223,14 +229,14 @@ def test_more_data_promise_more():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "exactly one of"),
-        ({"max_madds": 200, "max_accuracy_loss": 0.1}, "exactly one of"),
-        ({"max_madds": 99}, "from 100, the first exit's cost.*max_madds=99"),
-        ({"max_madds": 401}, "to 400, the last one's.*max_madds=401"),
-        ({"max_ms": 1.0}, "`max_ms` and `exit_ms`.*go together"),
-        ({"max_madds": 200, "exit_ms": [1, 2, 3]}, "go together"),
+        ({}, "Exactly one of"),
+        ({"max_madds": 200, "max_accuracy_loss": 0.1}, "Exactly one of"),
+        ({"max_madds": 99}, "from 100, the cost of the first exit.*max_madds=99"),
+        ({"max_madds": 401}, "to 400, the cost of the last exit.*max_madds=401"),
+        ({"max_ms": 1.0}, "`max_ms` and `exit_ms`.*together"),
+        ({"max_madds": 200, "exit_ms": [1, 2, 3]}, "together"),
         ({"max_ms": 1, "exit_ms": [1, 2, np.inf]}, "3 increasing"),
-        ({"max_ms": 9, "exit_ms": [1, 2, 3]}, "to 3, the last one's"),
+        ({"max_ms": 9, "exit_ms": [1, 2, 3]}, "to 3, the cost of the last exit"),
         ({"max_ms": 1, "exit_ms": [1, 3]}, "3 increasing positive numbers"),
         ({"max_ms": 1, "exit_ms": [1, 3, 2]}, "3 increasing"),
         ({"max_accuracy_loss": 0.0}, r"in \(0, 1\).*0.0"),
@@ -261,10 +267,14 @@ def test_bad_data(held_out):
         simulate(backwards, [0.5, 0.5])
     with pytest.raises(ValueError, match="`budgets`.*0"):
         budgeted(held_out, held_out, 0)
+    with pytest.raises(ValueError, match="`budgets` must hold at least one"):
+        budgeted(held_out, held_out, [])
+    with pytest.raises(ValueError, match="`held_out` must have at least one"):
+        inference.fit_temperatures(held_out.take([]))
 
 
 def test_collecting_at_another_size(tiny_cascade):
-    """The cost is that of the images that ran."""
+    """The multiply-adds are those of images of that size."""
     images, labels = np.zeros((2, 24, 24, 3)), np.array([0, 1])
     collected = collect_logits(tiny_cascade, [(images, labels)], verbose=False)
     assert collected.madds == tuple(
@@ -274,7 +284,7 @@ def test_collecting_at_another_size(tiny_cascade):
     for data, match in (
         ([(images, labels), (larger, labels)], "have the same size"),
         ([(images, labels[:1])], "Batch 1 of `data`.*2 images, 1 labels"),
-        ([(images[:0], labels[:0])], "0 images, 0 labels"),
+        ([(images[:0], labels[:0])], "at least one image"),
     ):
         with pytest.raises(ValueError, match=match):
             collect_logits(tiny_cascade, data, verbose=False)
@@ -288,3 +298,148 @@ def test_collecting_at_another_size(tiny_cascade):
 
 def _rest(collected):
     return collected.labels, collected.madds, collected.names
+
+
+def test_the_smallest_budget_is_in_the_message():
+    collected = draw(50)
+    costs = (13_412_345, 20_000_000, 30_000_000)
+    collected = PointLogits(collected.logits, collected.labels, costs, collected.names)
+    with pytest.raises(ValueError, match="from 13,412,345, .*smallest possible budget"):
+        calibrate(collected, max_madds=10e6)
+    thresholds = calibrate(collected, max_madds=np.int64(13_412_345))
+    assert cost(collected, thresholds) == 13_412_345
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"no zip file"])
+def test_broken_logits_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "broken.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="broken.npz"):
+        PointLogits.load(path)
+
+
+# === BatchNormalization ===
+
+
+def test_labels_are_ignored(tiny, batch):
+    images, _ = batch
+    statistics = []
+    for data in (
+        [images],
+        [(images,)],
+        [(images, np.eye(5))],
+        [(images, ["a"] * 8, "weights")],
+    ):
+        inference.calibrate_batch_norm(tiny, data, verbose=False)
+        statistics.append([v.numpy() for v in tiny.non_trainable_variables])
+    for other in statistics[1:]:
+        for first, second in zip(statistics[0], other, strict=True):
+            np.testing.assert_array_equal(first, second)
+    for bad, message in (
+        ([], "no batches"),
+        ([images[0]], r"shape \(batch, height, width, 3\).*\(32, 32, 3\)"),
+        ([{"image": images}], "a dict with the keys"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            inference.calibrate_batch_norm(tiny, bad, verbose=False)
+
+
+def test_backends_without_compilation_are_refused(tiny, batch, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    for call in (
+        lambda: inference.measure_latency(tiny),
+        lambda: inference.collect_logits(tiny, [batch]),
+        lambda: inference.calibrate_batch_norm(tiny, [batch]),
+    ):
+        with pytest.raises(RuntimeError, match="needs the TensorFlow or JAX backend"):
+            call()
+
+
+# === Latency and the query table ===
+
+
+def test_latency_arguments(tiny):
+    points = tiny.operating_points[2:]
+    ms = inference.measure_latency(tiny, points, np.int64(2), repeats=np.int64(1))
+    assert list(ms) == ["r16"] and 0 < ms["r16"] < 1e4
+    for kwargs, message in (
+        ({"points": []}, "`points` must hold at least one"),
+        ({"points": ["r16"]}, "`points` must hold at least one"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"batch_size": 1.5}, "`batch_size` must be a positive integer"),
+        ({"repeats": True}, "`repeats` must be a positive integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            inference.measure_latency(tiny, **kwargs)
+    with pytest.raises(TypeError, match="`model` must be a network"):
+        inference.measure_latency(keras.Sequential())
+    with pytest.raises(ValueError, match="`points` must hold at least one"):
+        collect_logits(tiny, [], [])
+
+
+ROW = {
+    "name": "r32",
+    "accuracy": 0.5,
+    "madds": 100,
+    "ms": {"1": 2.0},
+    "resolution": 32,
+    "width": None,
+    "exit": None,
+    "thresholds": None,
+}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"accuracy": float("nan")}, "NaN"),
+        ({"accuracy": 1.5}, r"`accuracy` must be a number in \[0, 1\].*1.5"),
+        ({"accuracy": True}, "`accuracy` must be a number"),
+        ({"accuracy": "0.9"}, "`accuracy` must be a number"),
+        ({"madds": -1}, "`madds` must be a finite number of at least 0.*-1"),
+        ({"ms": {"1": -2.0}}, "`ms` must be a finite number of at least 0"),
+        ({"ms": {"0": 2.0}}, "`batch size` must be a positive integer"),
+        ({"ms": [2.0]}, "`ms` must be"),
+        ({"name": 5}, "`name` must be"),
+        ({"thresholds": [0.5, "1"]}, r"`values\[1\]` must be a number"),
+        ({"resolution": -32}, "`resolution` must be"),
+        ({"extra": 1}, "must have the keys"),
+    ],
+)
+def test_untrusted_tables(tmp_path, change, message):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"rows": [ROW], "fingerprint": "abc"}))
+    table = inference.QueryTable.load(path)
+    assert table.best(max_madds=100).ms == {1: 2.0}
+    path.write_text(json.dumps({"rows": [ROW | change], "fingerprint": "abc"}))
+    with pytest.raises(ValueError, match=f"(?s)table.json.*{message}"):
+        inference.QueryTable.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"rows": 5, "fingerprint": "a"}, {"rows": [ROW], "fingerprint": 5}]
+)
+def test_files_that_are_not_tables(tmp_path, content):
+    (tmp_path / "table.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="table.json.*not hold a valid query table"):
+        inference.QueryTable.load(tmp_path / "table.json")
+
+
+def test_bad_arguments_of_the_measurement(tiny, tiny_cascade, batch, held_out):
+    def measure(model, **kwargs):
+        return inference.QueryTable.measure(model, [batch], verbose=False, **kwargs)
+
+    for kwargs, message in (
+        ({"batch_sizes": ()}, "`batch_sizes` must hold at least one"),
+        ({"batch_sizes": (1.0,)}, "`batch_sizes` must be a positive integer"),
+        ({"repeats": 0}, "`repeats` must be a positive integer"),
+        ({"budgets": 0}, "`budgets` must be a positive integer"),
+        ({"resolutions": ()}, "`resolutions` must hold at least one"),
+        ({"held_out": held_out}, "`held_out` must be None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(tiny, **kwargs)
+    with pytest.raises(ValueError, match="`resolutions` must be None"):
+        measure(tiny_cascade, resolutions=(32,))
+    with pytest.raises(TypeError, match="`model` must be a network"):
+        measure(keras.Sequential())

@@ -1,4 +1,4 @@
-"""The exported SavedModel: same answers, one copy of the weights."""
+"""The exported SavedModel: the same outputs from one copy of the weights."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SIGNATURES = [
 
 
 def tiny_model(resolutions=(32, 24, 16), filters=(8, 16), **kwargs):
-    """A network whose BatchNormalizations all differ."""
+    """Returns a network whose BatchNormalization layers all differ."""
     keras.utils.set_random_seed(0)
     model = keras_resadapt.RSNet18(
         num_classes=7,
@@ -53,7 +53,7 @@ def pixels(rows, size, seed=0):
 
 
 def pictures():
-    """Files of several sizes and formats."""
+    """Returns encoded images of several sizes and formats."""
     rng = np.random.default_rng(0)
 
     def noise(*shape):
@@ -85,7 +85,7 @@ def signatures(path):
     return tf.saved_model.load(str(path)).signatures
 
 
-# === Answers ===
+# === Outputs ===
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -105,7 +105,7 @@ def test_pixel_signatures_equal_the_model(model, signatures, rows):
 
 
 def test_the_points_differ(model):
-    """Or the test above could not tell one set of statistics from another."""
+    """Otherwise the test above could not detect exchanged statistics."""
     features = [
         layer.moving_mean.value.numpy()
         for layer in model._flatten_layers()
@@ -139,7 +139,7 @@ def test_default_is_the_largest(signatures):
 
 
 @pytest.mark.parametrize("name", ["r24", "r24_encoded"])
-def test_empty_batch_gives_empty_answer(signatures, name):
+def test_empty_batch_gives_empty_outputs(signatures, name):
     spec = signatures[name].structured_input_signature[1]["images"]
     images = tf.zeros((0, *spec.shape[1:]), spec.dtype)
     outputs = signatures[name](images=images)
@@ -159,11 +159,28 @@ def test_pixels_that_are_not_finite_are_refused(signatures, bad):
         signatures["r16"](images=tf.constant(images))
 
 
+@pytest.mark.parametrize("shape", [(2, 16, 16, 3), (2, 24, 20, 3), (24, 24, 3)])
+def test_images_of_another_size_are_refused(signatures, shape):
+    """The error names the argument, the shape received and the shape expected."""
+    received = r"\[" + ",".join(map(str, shape)) + r"\]"
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=rf"images {received}.*\[\?,24,24,3\]"
+    ):
+        signatures["r24"](images=tf.zeros(shape))
+
+
+def test_pixels_far_outside_the_value_range_are_refused(signatures):
+    images = pixels(2, 16)
+    images[1] = 3e38
+    with pytest.raises(tf.errors.InvalidArgumentError, match="value range"):
+        signatures["r16"](images=tf.constant(images))
+
+
 def test_files_that_do_not_decode_are_refused(signatures):
     jpeg = pictures()[0]
     for bad, message in (
-        (b"", "empty"),
-        (b"no picture", "Unknown image file format"),
+        (b"", "must be a JPEG, PNG"),
+        (b"no picture", "must be a JPEG, PNG"),
         (jpeg[: len(jpeg) // 2], "Invalid JPEG"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
@@ -201,7 +218,7 @@ def test_new_process_needs_only_tensorflow(path, model, tmp_path):
         images = tf.constant(np.load("images.npy"))
         files = tf.stack([tf.io.read_file(f"{{i}}.picture") for i in range(3)])
         np.savez(
-            "answers.npz",
+            "outputs.npz",
             pixels=signatures["r24"](images=images)["logits"],
             encoded=signatures["r24_encoded"](images=files)["logits"],
             none=signatures["r24"](images=images[:0])["logits"],
@@ -210,21 +227,22 @@ def test_new_process_needs_only_tensorflow(path, model, tmp_path):
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         cwd=tmp_path,
-        # The default on some processors only; fails over empty batches.
+        # Not the default on all processors; its convolutions fail with empty
+        # batches.
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"},
         check=True,
         timeout=120,
     )
-    answers = np.load(tmp_path / "answers.npz")
+    outputs = np.load(tmp_path / "outputs.npz")
     point = model.operating_points[1]
     np.testing.assert_allclose(
-        answers["pixels"], model.logits(images, point), atol=1e-5
+        outputs["pixels"], model.logits(images, point), atol=1e-5
     )
     views = tf.stack([preprocess_encoded(f, 24, 0.9) for f in files])
     np.testing.assert_allclose(
-        answers["encoded"], model.logits(views, point), atol=1e-5
+        outputs["encoded"], model.logits(views, point), atol=1e-5
     )
-    assert answers["none"].shape == (0, 7)
+    assert outputs["none"].shape == (0, 7)
 
 
 # === Variants ===
@@ -261,18 +279,26 @@ def test_few_classes_no_names_no_preprocessing_no_warmup(tmp_path):
     )
     point = model.operating_points[0]
     description = export.export_saved_model(
-        model, tmp_path / "1", warmup_batch_sizes=()
+        model,
+        tmp_path / "1",
+        warmup_batch_sizes=(),
+        crop_fraction=np.float32(0.875),
+        max_pixels=np.int64(64 * 64),
     )
     assert description["preprocessing"] is description["class_names"] is None
+    assert description["max_pixels"] == 64 * 64
     signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
     files = pictures()
     outputs = signatures["r16_encoded"](images=tf.constant(files))
-    # Such a model gets the pixels in [0, 255] as they are.
+    # Without preprocessing, the model receives the pixels in [0, 255].
     views = tf.stack([preprocess_encoded(f, 16) for f in files])
     logits = np.array(model.logits(views, point))
     np.testing.assert_allclose(outputs["logits"], logits, rtol=1e-5, atol=1e-5)
     assert outputs["classes"].dtype == tf.int32
     np.testing.assert_array_equal(outputs["classes"], np.argsort(-logits, axis=-1))
+    large = tf.io.encode_png(tf.zeros((65, 64, 3), tf.uint8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_pixels=4096.*65 x"):
+        signatures["r16_encoded"](images=large[None])
     with pytest.raises(FileNotFoundError, match="warmup_batch_sizes"):
         export.replay_warmup(tmp_path / "1")
 
@@ -297,7 +323,7 @@ def test_weights_are_stored_once(tmp_path):
     assert sum(f.stat().st_size for f in stored) < 1.02 * weights
 
 
-def test_frozen_weights_give_the_same_answers(model, tmp_path):
+def test_frozen_weights_give_the_same_outputs(model, tmp_path):
     point = model.operating_points[2]
     export.export_saved_model(
         model, tmp_path / "1", points=[point], encoded=False, freeze=True
@@ -312,7 +338,7 @@ def test_frozen_weights_give_the_same_answers(model, tmp_path):
     )
 
 
-# === Beside the model ===
+# === Warm-up and description ===
 
 
 def test_warmup_replays_through_every_signature(path):
@@ -345,6 +371,7 @@ def test_operating_points_json(path, model):
         "class_names": NAMES,
         "preprocessing": "imagenet",
         "crop_fraction": 0.9,
+        "max_pixels": 50_000_000,
     }
     assert [point["name"] for point in points] == ["r32", "r24", "r16"]
     rows = model.profile()
@@ -404,6 +431,8 @@ def test_bad_path(model, tmp_path):
         (ValueError, "sequence of strings", {"class_names": range(7)}),
         (ValueError, "crop_fraction", {"crop_fraction": 0}),
         (ValueError, "crop_fraction", {"crop_fraction": 1.5}),
+        (ValueError, "`max_pixels` must be a positive", {"max_pixels": 0}),
+        (ValueError, "`max_pixels` must be a positive", {"max_pixels": 1e6}),
         (ValueError, "points", {"points": []}),
         (ValueError, "points", {"points": [32]}),
     ],
@@ -417,7 +446,7 @@ def test_bad_arguments(model, tmp_path, error, match, arguments):
     "sizes", [(0,), (1.5,), [1] * 1001], ids=["zero", "float", "many"]
 )
 def test_failure_leaves_nothing(model, tmp_path, sizes):
-    """The warm-up comes after the SavedModel is on the disk."""
+    """The warm-up requests are written after the SavedModel."""
     points = model.operating_points[2:]
     refuses(
         ValueError,
@@ -448,7 +477,7 @@ def test_replay_without_an_export(tmp_path):
 
 @pytest.fixture
 def example(monkeypatch):
-    """The example as a module, its flags gone again afterwards."""
+    """The example as a module, whose flags are removed afterwards."""
     from absl import flags
 
     monkeypatch.syspath_prepend(
@@ -467,7 +496,7 @@ def test_example(example, tmp_path, capsys):
     from absl import flags
 
     model = tiny_model(resolutions=(24, 16))
-    model.compile(metrics=["accuracy"])  # as one that was trained
+    model.compile(metrics=["accuracy"])  # like a trained model
     model.save(tmp_path / "pets.keras")
     names = "\n".join(NAMES) + "\n"
     (tmp_path / "pets.txt").write_text(names, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The exported cascade: stops inside the graph where Python stops."""
+"""The exported cascade: the same exits inside the graph as in Python."""
 
 import json
 
@@ -38,7 +38,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def thresholds(model, images):  # noqa: F811
-    """About a third of the images leaves at each exit."""
+    """Thresholds at which about a third of the images stops at each exit."""
     labels = np.arange(len(images)) % 5
     first, second, _ = collect_logits(
         model, [(images, labels)], verbose=False
@@ -82,8 +82,8 @@ def test_adaptive_equals_python(
     model,
     thresholds,
     signatures,
-    images,
-    kind,  # noqa: F811
+    images,  # noqa: F811
+    kind,
 ):
     values = {"easy": (0, 0), "hard": (1, 1), "mixed": thresholds.values}[kind]
     thresholds = Thresholds(values, thresholds.temperatures)
@@ -135,8 +135,8 @@ def test_adaptive_encoded(signatures, images):  # noqa: F811
         )
 
 
-def test_nothing_is_computed_for_nobody(
-    fails_beyond_the_first,
+def test_a_stage_without_images_does_not_run(
+    fails_beyond_the_first,  # noqa: F811
     tmp_path,
     images,  # noqa: F811
 ):
@@ -159,6 +159,27 @@ def test_bad_requests(signatures, images, bad):  # noqa: F811
         signatures["adaptive"](images=images[:2], thresholds=tf.constant([0.5, bad]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="finite"):
         signatures["adaptive_default"](images=images[:2] * np.nan)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_wrong_number_of_thresholds(signatures, images, number):  # noqa: F811
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=rf"thresholds \[{number}\].*\[2\]"
+    ):
+        signatures["adaptive"](
+            images=tf.constant(images[:2]), thresholds=tf.zeros(number)
+        )
+
+
+def test_images_of_another_size_are_refused(signatures, images):  # noqa: F811
+    for name, kwargs in (
+        ("adaptive", {"thresholds": tf.zeros(2)}),
+        ("adaptive_default", {}),
+    ):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"\[2,16,16,3\].*\[\?,32,32,3\]"
+        ):
+            signatures[name](images=tf.constant(images[:2, :16, :16]), **kwargs)
 
 
 def test_warmup_runs_every_signature(path):

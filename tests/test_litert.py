@@ -1,4 +1,6 @@
-"""LiteRT files: integers inside, shared weights, the network's answers."""
+"""LiteRT files: integers, shared weights, and the same outputs as the network."""
+
+import concurrent.futures
 
 import keras
 import numpy as np
@@ -17,13 +19,14 @@ from keras_resadapt import (
     quantization,
 )
 from keras_resadapt.inference import LiteRTNetwork
+from keras_resadapt.inference.storing.confidence import softmax
 from keras_resadapt.quantization import Int8, LearnedQuantization
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def operators(path) -> dict:
-    """By signature, the name of every operator and the types that it takes."""
+    """Returns, by signature, the name and the types of every operator."""
     model = schema.Model.GetRootAs(path.read_bytes(), 0)
     model = schema.ModelT.InitFromObj(model)
     names = {v: k for k, v in vars(schema.BuiltinOperator).items()}
@@ -40,8 +43,9 @@ def operators(path) -> dict:
 
 
 def check_integers(path, convolutions: int) -> None:
-    """Every signature has this many, or this list of, convolutions, all from
-    8-bit integers to 8-bit integers."""
+    """Checks the number of convolutions of each signature.
+
+    All convolutions must be from 8-bit integers to 8-bit integers."""
     found = operators(path)
     for name, rows in found.items():
         types = [types for op, types in rows if op in CONVOLUTIONS]
@@ -50,7 +54,7 @@ def check_integers(path, convolutions: int) -> None:
 
 
 def pictures(count, seed):
-    """Five patterns in noise, easy to tell apart, and which one it is."""
+    """Returns noisy images of five patterns that are easy to classify."""
     rng = np.random.default_rng(0)
     patterns = rng.uniform(0, 255, (5, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
     rng = np.random.default_rng(seed)
@@ -61,7 +65,7 @@ def pictures(count, seed):
 
 @pytest.fixture(scope="module")
 def networks():
-    """One in float, trained a little, and its quantized one."""
+    """A float network after little training, and its quantized network."""
     keras.utils.set_random_seed(0)
     plain = keras_resadapt.RSNet18(
         5, (16, 8), depths=(1, 2), filters=(64, 96), stem="small"
@@ -84,7 +88,7 @@ def test_int8_file(networks, tmp_path):
     in_float = export.export_litert(plain, tmp_path / "float", points[:1])
     assert size <= 1.3 * one["bytes"]
     assert size <= 0.35 * in_float["bytes"]
-    # 1 and 6 of the blocks, the shortcut, the classifier
+    # The stem, six in the blocks, the shortcut and the classifier
     check_integers(tmp_path / "all.tflite", {point.name: 9 for point in points})
 
     network = LiteRTNetwork(tmp_path / "all.tflite")
@@ -93,15 +97,30 @@ def test_int8_file(networks, tmp_path):
     for point in points:
         size = quantized.resolution_of(point)
         view = layers.resize_bilinear(tf.constant(images), size)
-        answers = network.logits(view, point.name)
+        outputs = network.logits(view, point.name)
         expected = np.array(quantized.logits(view, point))
-        same = answers.argmax(axis=1) == expected.argmax(axis=1)
+        same = outputs.argmax(axis=1) == expected.argmax(axis=1)
         assert (expected.argmax(axis=1) == labels).mean() > 0.9
         assert same.mean() >= 0.99
-        assert np.abs(answers - expected).max() < 0.05 * np.abs(expected).max()
-        # As offsets are rounded alike, most are the same to the last bit.
-        equal = np.isclose(answers, expected, atol=1e-4).all(axis=1)
+        assert np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
+        # Offsets are rounded in the same way, so that most logits are equal.
+        equal = np.isclose(outputs, expected, atol=1e-4).all(axis=1)
         assert equal.mean() > 0.6
+
+
+def test_threads_do_not_share_an_interpreter(networks, tmp_path):
+    plain, _ = networks
+    export.export_litert(plain, tmp_path / "net.tflite", plain.operating_points[1:])
+    network = LiteRTNetwork(tmp_path / "net.tflite")
+    images = np.random.default_rng(0).uniform(0, 255, (40, 1, 8, 8, 3))
+    expected = [network.logits(image, "r8") for image in images]
+    order = np.random.default_rng(1).integers(0, 40, 2000)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: network.logits(images[i], "r8"), order))
+    wrong = sum(
+        not np.array_equal(logits, expected[i]) for i, logits in zip(order, got)
+    )
+    assert wrong == 0
 
 
 def test_float_files_fold_or_share(networks, tmp_path):
@@ -125,7 +144,7 @@ def test_float_files_fold_or_share(networks, tmp_path):
 
 
 def test_cascade_hands_features_on(tmp_path):
-    """The exits in integers, and the loop that stops where it is sure."""
+    """Integer exits, and the loop that stops at the first confident one."""
     keras.utils.set_random_seed(0)
     model = make_tiny_cascade()
     rng = np.random.default_rng(0)
@@ -148,7 +167,7 @@ def test_cascade_hands_features_on(tmp_path):
             if isinstance(layer, (layers.Conv2D, layers.Dense))
         ]
     )
-    # Each layer is in one signature: nothing is computed twice.
+    # Each layer is in exactly one signature, so that nothing runs twice.
     assert sum(counts.values()) == per_layer
     check_integers(path, counts)
 
@@ -157,13 +176,11 @@ def test_cascade_hands_features_on(tmp_path):
     for point, limit in zip(quantized.operating_points, (1e-6, 0.05, 0.05)):
         expected = logits_of(quantized, images, point)
         error = np.abs(network.logits(images, point.name) - expected).max()
-        # Later exits change the scale of integers, which XNNPACK does roughly.
+        # Later exits rescale integers, which XNNPACK computes approximately.
         assert error < limit * np.abs(expected).max()
 
     everywhere = [network.logits(images, name) for name in network.names]
-    confidence = [
-        inference.point_logits.softmax(logits).max(axis=1) for logits in everywhere
-    ]
+    confidence = [softmax(logits).max(axis=1) for logits in everywhere]
     limits = [float(np.median(c)) for c in confidence[:-1]]
     probabilities, exits = network.adaptive(images, limits)
     expected = np.full(len(images), len(limits))
@@ -173,7 +190,7 @@ def test_cascade_hands_features_on(tmp_path):
     for row, k in enumerate(exits):
         np.testing.assert_allclose(
             probabilities[row],
-            inference.point_logits.softmax(everywhere[k][row]),
+            softmax(everywhere[k][row]),
             atol=1e-5,
         )
     assert len(set(exits)) == 3
@@ -197,7 +214,7 @@ def test_widths_of_a_mutualnet(tmp_path):
     quantization.calibrate_ranges(quantized, data, points, verbose=False)
     path = tmp_path / "mutual.tflite"
     export.export_litert(quantized, path, points)
-    # The stem, the depthwise and the pointwise one, the classifier
+    # The stem, the depthwise and pointwise convolutions and the classifier
     check_integers(path, {point.name: 4 for point in points})
     network = LiteRTNetwork(path)
     images = data[0][0]
@@ -211,7 +228,7 @@ def test_widths_of_a_mutualnet(tmp_path):
 
 
 def test_scales_of_next_to_nothing(tmp_path):
-    """What weight decay does to channels that nobody needs."""
+    """Scales that weight decay has driven to zero."""
     keras.utils.set_random_seed(0)
     model = randomize(make_tiny(resolutions=(32,)))
     for variable in model.variables:
@@ -243,9 +260,9 @@ def test_cascades_share_kernels_too(tmp_path):
     assert shared["bytes"] < 0.6 * folded["bytes"]
     (images, _), *_ = batches_of(model, 1, 4)
     for point in model.operating_points:
-        answers = LiteRTNetwork(tmp_path / "shared").logits(images, point.name)
+        outputs = LiteRTNetwork(tmp_path / "shared").logits(images, point.name)
         expected = np.array(model.logits(images, point))
-        np.testing.assert_allclose(answers, expected, atol=1e-4)
+        np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
 
 def test_learned_levels_in_float(tmp_path):
@@ -261,15 +278,15 @@ def test_learned_levels_in_float(tmp_path):
     )
     batches = batches_of(model)
     quantization.calibrate_ranges(model, batches, verbose=False)
-    # The converter has no use for packed weights as they are.
+    # The converter does not support packed weights.
     packed = quantization.pack(model)
     export.export_litert(packed, tmp_path / "learned.tflite")
     network = LiteRTNetwork(tmp_path / "learned.tflite")
     images = batches[0][0]
     expected = logits_of(model, images, model.operating_points[0])
-    answers = network.logits(images, "r32")
-    # A value beside a threshold may go to the other level.
-    assert np.median(np.abs(answers - expected)) < 1e-4
+    outputs = network.logits(images, "r32")
+    # A value next to a threshold can be rounded to the other level.
+    assert np.median(np.abs(outputs - expected)) < 1e-4
 
 
 def test_bad_input(networks, tmp_path):
@@ -278,7 +295,7 @@ def test_bad_input(networks, tmp_path):
     path.write_bytes(b"")
     with pytest.raises(FileExistsError, match="must not exist"):
         export.export_litert(quantized, path)
-    with pytest.raises(TypeError, match="`model` must be a classifier"):
+    with pytest.raises(TypeError, match="`model` must be a network"):
         export.export_litert(keras.Sequential(), tmp_path / "new.tflite")
     uncalibrated = make_tiny(resolutions=(32,), quantization=Int8())
     with pytest.raises(ValueError, match="at 'r32' were never calibrated"):
@@ -289,7 +306,7 @@ def test_bad_input(networks, tmp_path):
         export.export_litert(four, tmp_path / "new.tflite")
     coarse = make_tiny(resolutions=(32,), quantization=Int8(per_channel=False))
     quantization.calibrate_ranges(coarse, batches_of(coarse), verbose=False)
-    with pytest.raises(ValueError, match="a scale an output channel"):
+    with pytest.raises(ValueError, match="one scale per output channel"):
         export.export_litert(coarse, tmp_path / "new.tflite")
     half = make_tiny(resolutions=(32,), dtype="mixed_bfloat16")
     with pytest.raises(ValueError, match="policy 'mixed_bfloat16'"):
@@ -306,9 +323,13 @@ def test_bad_input(networks, tmp_path):
     network = LiteRTNetwork(tmp_path / "r8.tflite")
     with pytest.raises(ValueError, match="must be one of"):
         network.logits(np.zeros(1), "r16")
-    with pytest.raises(ValueError, match="holds no cascade"):
+    with pytest.raises(ValueError, match="does not hold a cascade"):
         network.adaptive(np.zeros(1), [])
     for shape in ((2, 16, 16, 3), (8, 8, 3)):
         with pytest.raises(ValueError, match=r"\(None, 8, 8, 3\)"):
             network.logits(np.zeros(shape), "r8")
     assert network.logits(np.zeros((0, 8, 8, 3)), "r8").shape == (0, 5)
+    with pytest.raises(ValueError, match="`num_threads` must be a positive"):
+        LiteRTNetwork(tmp_path / "r8.tflite", num_threads=0)
+    with pytest.raises(FileNotFoundError):
+        LiteRTNetwork(tmp_path / "missing.tflite")

@@ -1,4 +1,4 @@
-"""The client, against servers of both protocols on this machine."""
+"""The client, with local servers of both protocols."""
 
 import base64
 import concurrent.futures
@@ -60,15 +60,15 @@ def files(tmp_path_factory):
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers as TensorFlow Serving does, from a loaded SavedModel."""
+    """A gRPC service like that of TensorFlow Serving, for a loaded SavedModel."""
 
     def __init__(self, signatures):
         self.signatures = signatures
-        self.asked = []
+        self.requests = []
 
     def Predict(self, request, context):  # noqa: N802, the protocol's name
         spec = request.model_spec
-        self.asked.append((spec.name, spec.signature_name))
+        self.requests.append((spec.name, spec.signature_name))
         if spec.name != "pets":
             context.abort(
                 grpc.StatusCode.NOT_FOUND,
@@ -100,13 +100,13 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):  # noqa: N802, the name http.server looks for
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            self._answer(200, self._predict(json.loads(body)))
+            self._respond(200, self._predict(json.loads(body)))
         except LookupError as error:
-            self._answer(404, {"error": error.args[0]})
+            self._respond(404, {"error": error.args[0]})
         except ValueError as error:
-            self._answer(400, {"error": str(error)})
+            self._respond(400, {"error": str(error)})
         except tf.errors.InvalidArgumentError as error:
-            self._answer(400, {"error": error.message})
+            self._respond(400, {"error": error.message})
 
     def _predict(self, request):
         if self.path != "/v1/models/pets:predict":
@@ -132,7 +132,7 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
             ]
         }
 
-    def _answer(self, status, content):
+    def _respond(self, status, content):
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -145,7 +145,7 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def service(signatures):
-    """The service and where it listens."""
+    """The service, with its address."""
     service = PredictionService(signatures)
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
@@ -168,11 +168,11 @@ def rest_address(signatures):
 
 
 @pytest.fixture(params=["--grpc", "--rest"])
-def ask(request, service, rest_address):
-    """Runs the client's `main` by one of the protocols."""
+def run_client(request, service, rest_address):
+    """Returns a function that runs the client's `main` with one protocol."""
     address = service.address if request.param == "--grpc" else rest_address
 
-    def ask(*arguments, address=address, model="pets"):
+    def run_client(*arguments, address=address, model="pets"):
         serving_client.main(
             [
                 f"--address={address}",
@@ -182,11 +182,11 @@ def ask(request, service, rest_address):
             ]
         )
 
-    return ask
+    return run_client
 
 
 def expected(signatures, name, files):
-    """What the client must print, from the SavedModel itself."""
+    """Returns what the client must print, computed with the SavedModel."""
     images = tf.constant(serving_client.read_pictures(files))
     outputs = signatures[name](images=images)
     lines = []
@@ -197,13 +197,13 @@ def expected(signatures, name, files):
     return "\n".join(lines) + "\n"
 
 
-def test_prints_the_top_classes(ask, signatures, files, capsys):
-    ask("--signature=r16", "--images", *files)
+def test_prints_the_top_classes(run_client, signatures, files, capsys):
+    run_client("--signature=r16", "--images", *files)
     assert capsys.readouterr().out == expected(signatures, "r16_encoded", files)
 
 
-def test_default_signature(ask, signatures, files, capsys):
-    ask("--images", files[1])
+def test_default_signature(run_client, signatures, files, capsys):
+    run_client("--images", files[1])
     assert capsys.readouterr().out == expected(signatures, "r24_encoded", files[1:])
 
 
@@ -211,7 +211,7 @@ def test_grpc_is_the_default(service, files, capsys):
     serving_client.main(
         ["--address", service.address, "--model", "pets", "--images", files[0]]
     )
-    assert service.asked[-1] == ("pets", "serving_default_encoded")
+    assert service.requests[-1] == ("pets", "serving_default_encoded")
     assert capsys.readouterr().out.count("\n") == 6
 
 
@@ -229,25 +229,27 @@ def error_of(call, *arguments, **kwargs):
     return message
 
 
-def test_unknown_signature_and_model(ask, files):
-    message = error_of(ask, "--signature=r99", "--images", *files)
+def test_unknown_signature_and_model(run_client, files):
+    message = error_of(run_client, "--signature=r99", "--images", *files)
     assert '"r99_encoded" not found' in message
-    assert "not found" in error_of(ask, "--images", *files, model="cars")
+    assert "not found" in error_of(run_client, "--images", *files, model="cars")
 
 
-def test_no_server(ask, files):
+def test_no_server(run_client, files):
     address = f"127.0.0.1:{free_port()}"
-    message = error_of(ask, "--images", *files, address=address)
+    message = error_of(run_client, "--images", *files, address=address)
     assert address in message
     assert "refused" in message.lower()
 
 
-def test_server_that_does_not_answer(ask, files):
+def test_server_that_does_not_respond(run_client, files):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        message = error_of(ask, "--timeout=0.5", "--images", *files, address=address)
+        message = error_of(
+            run_client, "--timeout=0.5", "--images", *files, address=address
+        )
     assert address in message
     assert "timed out" in message or "DEADLINE_EXCEEDED" in message
 
@@ -264,13 +266,13 @@ def test_wrong_protocol(service, rest_address, files):
         assert address in message
 
 
-def test_bad_files(ask, files, tmp_path):
+def test_bad_files(run_client, files, tmp_path):
     missing = str(tmp_path / "missing.jpg")
-    assert missing in error_of(ask, "--images", files[0], missing)
+    assert missing in error_of(run_client, "--images", files[0], missing)
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
-    message = error_of(ask, "--images", files[0], str(text))
-    assert "Unknown image file format" in message
+    message = error_of(run_client, "--images", files[0], str(text))
+    assert "must be a JPEG, PNG" in message
 
 
 def test_classes_without_names():

@@ -1,4 +1,4 @@
-"""SavedModels for TensorFlow Serving, and LiteRT files.
+"""Export as SavedModels for TensorFlow Serving and as LiteRT files.
 
 Needs the TensorFlow backend.
 """

@@ -1,44 +1,47 @@
-"""What all exports ask of their arguments."""
+"""Validation shared by all exporters."""
 
 import os
 
-from keras_resadapt.models.network import Network
-from keras_resadapt.points.operating_point import OperatingPoint
 
+def check_path(path: str | os.PathLike) -> str:
+    """Validates the path of an export.
 
-def check_model(model) -> None:
-    """Raises a `TypeError` unless it is a classifier of this package."""
-    if not isinstance(model, Network):
-        raise TypeError(
-            "`model` must be a classifier of this package, such as an "
-            f"`RSNet`. Received: model={model!r} of type {type(model)}"
-        )
+    Args:
+        path: A path on a local disk at which nothing exists.
 
+    Returns:
+        The absolute path.
 
-def check_path(path) -> str:
-    """The absolute path, of which there is nothing yet."""
+    Raises:
+        ValueError: If the path is empty or a URL.
+        FileExistsError: If something exists at the path.
+    """
     path = os.fspath(path)
     if not path or "://" in path:
         raise ValueError(f"`path` must be on a local disk. Received: path={path!r}")
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.lexists(path):
         raise FileExistsError(
-            "`path` must not exist yet: export a new version beside it, or "
-            f"remove it. Received: path={path!r}"
+            "`path` must not exist: export a new version beside it, or remove "
+            f"it. Received: path={path!r}"
         )
     return path
 
 
-def check_points(points, model) -> tuple[OperatingPoint, ...]:
-    """The points, by default all of the model."""
-    points = tuple(model.operating_points if points is None else points)
-    if (
-        not points
-        or not all(isinstance(point, OperatingPoint) for point in points)
-        or len({point.name for point in points}) < len(points)
+def check_class_names(class_names, num_classes: int) -> list[str] | None:
+    """Validates the names of the classes and returns them as a list."""
+    if class_names is None:
+        return None
+    if isinstance(class_names, (str, bytes)) or not all(
+        isinstance(name, str) for name in class_names
     ):
         raise ValueError(
-            "`points` must be one or more operating points of different "
-            f"names. Received: points={points!r}"
+            "`class_names` must be a sequence of strings. "
+            f"Received: class_names={class_names!r}"
         )
-    return points
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"`class_names` must hold one name per class, {num_classes} names. "
+            f"Received: {len(class_names)} names"
+        )
+    return [str(name) for name in class_names]  # JSON needs Python strings

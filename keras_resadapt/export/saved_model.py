@@ -1,38 +1,28 @@
-"""Writes a classifier as a SavedModel with a signature an operating point."""
+"""Export of a network as a SavedModel with one signature per operating point."""
 
-import json
+import functools
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Sequence
-
-import keras
-import tensorflow as tf
+from collections.abc import Iterable, Mapping, Sequence
 
 from keras_resadapt.backend import require_tensorflow
-from keras_resadapt.data import preprocess_encoded
-from keras_resadapt.export.checks import check_model, check_path, check_points
-from keras_resadapt.export.warmup import write_warmup_requests
-from keras_resadapt.inference.running.adaptive import adaptive_logits
-from keras_resadapt.inference.running.frozen import freeze as freeze_function
-from keras_resadapt.inference.running.stages import (
-    cascade_stages,
-    freeze_stages,
+from keras_resadapt.checks import check_network, check_points
+from keras_resadapt.export.checks import check_class_names, check_path
+from keras_resadapt.export.description import describe
+from keras_resadapt.export.encoded_signatures import Decoding, add_encoded_signatures
+from keras_resadapt.export.pixel_signatures import (
+    adaptive_signatures,
+    point_signature,
 )
+from keras_resadapt.export.signature import Signature, write_signatures
+from keras_resadapt.export.warmup import write_warmup_requests
+from keras_resadapt.files import atomic_folder, write_json
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
-from keras_resadapt.profile import ProfileRow
-from keras_resadapt.quantization import (
-    LearnedQuantization,
-    check_calibrated,
-    pack,
-)
+from keras_resadapt.quantization import LearnedQuantization, check_calibrated, pack
 
 _DEFAULT = "serving_default"
-_ADAPTIVE = "adaptive"
-_TOP = 5
 
 
 def export_saved_model(
@@ -43,378 +33,163 @@ def export_saved_model(
     points: Iterable[OperatingPoint] | None = None,
     encoded: bool = True,
     crop_fraction: float = 0.875,
+    max_pixels: int = 50_000_000,
     model_name: str | None = None,
     warmup_batch_sizes: Sequence[int] = (1,),
     thresholds: Thresholds | Sequence[float] | None = None,
     freeze: bool = False,
 ) -> dict:
-    """Exports a classifier for TensorFlow Serving, or any TensorFlow runtime.
+    """Exports a network for TensorFlow Serving or any TensorFlow runtime.
 
-    All signatures share one copy of the weights, of a network quantized with
-    `LearnedQuantization` in as many bits a weight. Each operating point has
-    two signatures:
+    All signatures share one copy of the weights. The weights of a network
+    quantized with `LearnedQuantization` are stored with as many bits as its
+    levels need. Each operating point has two signatures:
 
-    - `<point.name>`, such as `"r160"`: `images` are float32 pixels of shape
-      (batch, resolution, resolution, 3) in the range that the model's
-      preprocessing expects ([0, 255] for `"imagenet"` and `"unit"`). NaN and
-      infinite values are refused.
-    - `<point.name>_encoded`, such as `"r160_encoded"`: `images` are the bytes
-      of JPEG or PNG files, strings of shape (batch,). The evaluation
-      preprocessing of the papers is part of the graph
-      (`data.preprocess_encoded`); it makes pixels in [0, 255], also for a
-      model with `preprocessing=None`, which gets them as they are.
-      A file that cannot be decoded is refused.
+    - `<point.name>`, for example `"r160"`: `images` are float32 pixels of
+      shape (batch, resolution, resolution, 3) in the value range of the
+      model's preprocessing ([0, 255] for `"imagenet"` and `"unit"`). Other
+      shapes, NaN, infinite values, and values so large that the logits are not
+      finite raise an error.
+    - `<point.name>_encoded`, for example `"r160_encoded"`: `images` are the
+      bytes of JPEG or PNG files, strings of shape (batch,). The graph contains
+      the evaluation preprocessing of the papers (`data.preprocess_encoded`).
+      Its result is in [0, 255], also for a model with `preprocessing=None`,
+      which receives these values unchanged. A file that cannot be decoded, or
+      that has more than `max_pixels` pixels, raises an error.
 
-    At an exit of a `Cascade`, nothing beyond it is computed. A cascade has two
-    more signatures, and their `_encoded` twins:
+    The signature of an exit computes nothing beyond the exit. A cascade has
+    two more signatures and their `_encoded` variants:
 
-    - `"adaptive"` takes `thresholds` beside `images`, float32 of shape
-      (exits - 1,), values in [0, 1]: each image stops at the first exit that
-      is sure of it, and nothing more is computed for it. It also returns
-      `exits`, int32, and `madds`, int64, both of shape (batch,).
-      A server that batches requests must leave this signature out, because
-      `thresholds` has no row an image.
-    - `"adaptive_default"` takes `images` alone; its thresholds are those of
-      the argument `thresholds`.
+    - `"adaptive"` takes `images` and `thresholds`, float32 of shape
+      (exits - 1,) with values in [0, 1]. Each image stops at the first
+      confident exit, and nothing more is computed for it. The signature also
+      returns `exits`, int32, and `madds`, int64, both of shape (batch,).
+      It does not work with the batching of a server, because `thresholds` has
+      no batch dimension.
+    - `"adaptive_default"` takes only `images` and uses the argument
+      `thresholds`. It exists only if that argument is given.
 
-    `"serving_default"` is `"adaptive_default"` if there is one, else the first
-    point's; a cascade's last. Every signature returns `logits` and `probabilities`, float32 of shape
-    (batch, classes), and `classes` of shape (batch, min(5, classes)), the
-    best first: names, or int32 indices without `class_names`. An empty batch
-    gives an empty answer. A request with one bad picture fails as a whole,
-    and with it those that the server batched together with it.
+    `"serving_default"` is `"adaptive_default"` if it exists; otherwise the
+    first operating point, or the last exit of a cascade. Every signature
+    returns `logits` and `probabilities`, float32 of shape (batch, classes),
+    and `classes` of shape (batch, min(5, classes)), the most probable first:
+    names, or int32 indices without `class_names`. An empty batch returns empty
+    outputs. One bad image makes the whole request fail, including all requests
+    that the server put into the same batch.
 
-    Beside the model lie `assets.extra/tf_serving_warmup_requests`, which
-    TensorFlow Serving replays before it accepts traffic, and
-    `assets.extra/operating_points.json`, what each signature does and costs.
+    The folder also contains `assets.extra/tf_serving_warmup_requests`, which
+    TensorFlow Serving runs before it accepts requests, and
+    `assets.extra/operating_points.json`, a description of the signatures and
+    their costs.
 
     Args:
-        model: A classifier of this package, on the TensorFlow backend.
-        path: The new folder, on a local disk. TensorFlow Serving wants
-            `<base>/<model>/<version>`, the version an integer, such as
-            `"served/pets/1"`, and is pointed at `<base>/<model>`. The folder
-            appears there complete or not at all.
-        class_names: A name a class, in the order of the logits.
-        points: What to export; by default `model.operating_points`, the
-            largest first.
-        encoded: Whether to add the signatures that take encoded pictures.
-        crop_fraction: Their resolution divided by the short side before the
-            centre crop, in (0, 1].
+        model: A network of this package, on the TensorFlow backend.
+        path: The new folder, on a local disk. TensorFlow Serving expects
+            `<base>/<model>/<version>`, where the version is an integer, for
+            example `"served/pets/1"`; it is started with `<base>/<model>`. The
+            folder appears completely or not at all.
+        class_names: One name per class, in the order of the logits.
+        points: The operating points to export; by default
+            `model.operating_points`, the largest first.
+        encoded: Whether to add the signatures that take encoded images.
+        crop_fraction: For encoded images: the resolution divided by the short
+            side before the center crop, in (0, 1].
+        max_pixels: For encoded images: the largest accepted height times
+            width. It is compared with the size in the header of the file,
+            before decoding.
         model_name: The name under which the model is served, for the warm-up
             requests; by default the name of the folder, or of its parent
-            where the folder is a version.
-        warmup_batch_sizes: Batch sizes of the warm-up requests; each
-            signature gets one request a size. Empty for no warm-up.
-        thresholds: For a cascade: what `inference.calibrate` found, or plain
-            numbers, for `"adaptive_default"`. Their temperatures divide the
-            logits in both adaptive signatures.
-        freeze: Store the weights as constants, once for each signature that
-            takes pixels and is not another one's default. TensorFlow then
-            folds and lays them out once and not in every request: a small
-            network answers a single image about three times as fast, from a
-            file that is larger by as much as there are signatures.
+            if the folder is a version.
+        warmup_batch_sizes: Batch sizes of the warm-up requests. Each signature
+            gets one request per size. Empty for no warm-up.
+        thresholds: For a cascade: the result of `inference.calibrate` or a
+            sequence of numbers, for `"adaptive_default"`. The temperatures
+            divide the logits in both adaptive signatures.
+        freeze: Whether to store the weights as constants, once for each
+            distinct signature that takes pixels. TensorFlow then optimizes
+            them once and not in every request. A small network has about a
+            third of the latency at batch size 1, and the file grows with the
+            number of signatures.
 
     Returns:
         The content of `operating_points.json`.
 
     Raises:
-        RuntimeError: On another backend than TensorFlow.
-        TypeError: If `model` is not a classifier of this package.
-        FileExistsError: If there is something at `path`.
-        ValueError: For an argument out of its range.
+        RuntimeError: On any backend other than TensorFlow.
+        TypeError: If `model` is not a network of this package.
+        FileExistsError: If something exists at `path`.
+        ValueError: If an argument is outside its range.
     """
     require_tensorflow("export_saved_model")
-    check_model(model)
-    scheme = model.scheme
-    if isinstance(scheme, LearnedQuantization) and not scheme.packed:
-        model = pack(model)
-    if thresholds is not None:
-        thresholds = _check_thresholds(thresholds, model)
+    check_network(model)
     path = check_path(path)
-    class_names = _check_class_names(class_names, model.num_classes)
+    class_names = check_class_names(class_names, model.num_classes)
     points = check_points(points, model)
-    if scheme is not None:
-        check_calibrated(model, points)
-    if not 0 < crop_fraction <= 1:
-        raise ValueError(
-            "`crop_fraction` must be in (0, 1]. "
-            f"Received: crop_fraction={crop_fraction!r}"
-        )
+    thresholds = _check_thresholds(thresholds, model)
+    decoding = Decoding(crop_fraction, max_pixels) if encoded else None
+    model = _check_quantization(model, points)
 
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    # A server that watches the parent takes up whatever has a number for a
-    # name, so that the version must appear there complete.
-    folder, name = os.path.split(path)
-    unfinished = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
-    try:
-        signatures = _write_signatures(
-            model,
-            unfinished,
-            points,
-            class_names,
-            encoded,
-            crop_fraction,
-            thresholds,
-            freeze,
-        )
+    respond = functools.partial(model.task.response, class_names=class_names)
+    signatures = _build_signatures(model, points, thresholds, respond, freeze)
+    if decoding is not None:
+        signatures = add_encoded_signatures(signatures, decoding)
+    description = describe(model, points, signatures, class_names, decoding, thresholds)
+    # A server that watches the parent folder loads any version that appears
+    # there, so that the folder must be complete from the start.
+    with atomic_folder(path) as folder:
+        write_signatures(signatures, folder)
         write_warmup_requests(
-            unfinished,
+            folder,
             model_name or _served_name(path),
-            signatures,
+            {name: signature.specs for name, signature in signatures.items()},
             warmup_batch_sizes,
         )
-        description = {
-            "model": model.name,
-            "num_classes": model.num_classes,
-            "class_names": class_names,
-            "preprocessing": model.preprocessing.mode,
-            "crop_fraction": crop_fraction if encoded else None,
-            "operating_points": [
-                _describe(
-                    row,
-                    model,
-                    signatures,
-                    thresholds is None and row.point == _default_point(model, points),
-                )
-                for row in model.profile(points)
-            ],
-        }
-        if isinstance(model, Cascade):
-            description["adaptive"] = _describe_adaptive(model, signatures, thresholds)
-        _write_json(unfinished, description)
-        os.rename(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        extra = os.path.join(folder, "assets.extra")
+        os.makedirs(extra, exist_ok=True)
+        write_json(os.path.join(extra, "operating_points.json"), description)
     return description
 
 
-# === Signatures ===
-
-
-def _write_signatures(
-    model,
-    folder,
-    points,
-    class_names,
-    encoded,
-    crop_fraction,
-    thresholds,
-    freeze,
-) -> dict[str, list[tf.TensorSpec]]:
-    """Writes the SavedModel; returns what each signature takes."""
-    archive = keras.export.ExportArchive()
-    signatures = {}
-
-    def add(names, function, size, *specs):
-        """A signature and its twin, under one name or several."""
-        pixels = tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
-        files = tf.TensorSpec((None,), tf.string, name="images")
-        for name in names:
-            signatures[name] = [pixels, *specs]
-            function = archive.add_endpoint(
-                name, function, input_signature=signatures[name]
-            )
-        # Calls the function above, so that the file holds its graph once.
-        twin = _encoded(function, size, crop_fraction)
-        for name in names if encoded else ():
-            name = f"{name}_encoded"
-            signatures[name] = [files, *specs]
-            twin = archive.add_endpoint(name, twin, input_signature=signatures[name])
-
-    default = _default_point(model, points)
-    for point in points:
-        names = [point.name]
-        if point == default and thresholds is None:
-            names.append(_DEFAULT)
-        size = model.resolution_of(point)
-        add(names, _pixels(model, point, class_names, freeze), size)
+def _build_signatures(
+    model, points, thresholds, respond, freeze
+) -> Mapping[str, Signature]:
+    """Returns the signatures that take pixels, by name."""
+    signatures = {
+        point.name: point_signature(model, point, respond, freeze) for point in points
+    }
+    default = points[0].name
     if isinstance(model, Cascade):
-        spec = tf.TensorSpec((model.num_exits - 1,), tf.float32, name="thresholds")
-        adaptive = _adaptive(model, class_names, thresholds, freeze)
-        add([_ADAPTIVE], adaptive, model.resolution, spec)
-        if thresholds is not None:
-            values = thresholds.values
-            names = [f"{_ADAPTIVE}_default", _DEFAULT]
-            add(names, lambda x: adaptive(x, values), model.resolution)
-    # No `archive.track(model)`: it would store the variables twice.
-    archive.write_out(folder, verbose=False)
-    return signatures
-
-
-def _default_point(model, points) -> OperatingPoint:
-    """The one for clients that name none."""
-    return points[-1] if isinstance(model, Cascade) else points[0]
-
-
-def _pixels(model, point, class_names, freeze) -> Callable:
-    """The endpoint that takes pixels."""
-
-    def logits(images):
-        return model.logits(images, point)
-
-    if freeze:
-        size = model.resolution_of(point)
-        spec = tf.TensorSpec((None, size, size, 3), tf.float32)
-        frozen = freeze_function(logits, [spec])
-        logits = lambda images: frozen(images)[0]
-
-    def answer(images):
-        rows = tf.shape(images)[0]
-        return _answer(logits(_check_pixels(images))[:rows], class_names)
-
-    return answer
-
-
-def _adaptive(model, class_names, thresholds, freeze) -> Callable:
-    """The endpoint that stops at the first exit that is sure."""
-    temperatures = (
-        (1.0,) * model.num_exits if thresholds is None else thresholds.temperatures
-    )
-    stages = (
-        freeze_stages(model, temperatures, model.resolution)
-        if freeze
-        else cascade_stages(model, temperatures)
-    )
-    madds = tf.constant([row.madds for row in model.profile()], tf.int64)
-
-    def answer(images, thresholds):
-        thresholds = tf.convert_to_tensor(thresholds, tf.float32)
-        message = "`thresholds` must be in [0, 1]"
-        tf.debugging.assert_greater_equal(thresholds, 0.0, message)
-        tf.debugging.assert_less_equal(thresholds, 1.0, message)
-        rows = tf.shape(images)[0]
-        logits, exits = adaptive_logits(stages, _check_pixels(images), thresholds)
-        exits = exits[:rows]
-        return {
-            **_answer(logits[:rows], class_names),
-            "exits": exits,
-            "madds": tf.gather(madds, exits),
-        }
-
-    return answer
-
-
-def _check_pixels(images):
-    """The images, or one of zeros where there are none: oneDNN's convolutions
-    fail over no rows."""
-    images = tf.debugging.assert_all_finite(
-        images, "`images` must hold finite pixel values"
-    )
-    missing = tf.maximum(1 - tf.shape(images)[0], 0)
-    return tf.concat([images, tf.zeros((missing, *images.shape[1:]))], axis=0)
-
-
-def _answer(logits, class_names) -> dict:
-    """What every signature returns."""
-    top = min(_TOP, logits.shape[-1])
-    classes = tf.math.top_k(logits, top).indices
-    if class_names is not None:
-        classes = tf.gather(tf.constant(class_names), classes)
-    return {
-        "logits": logits,
-        "probabilities": tf.nn.softmax(logits),
-        "classes": classes,
-    }
-
-
-def _encoded(answer, resolution, crop_fraction) -> Callable:
-    """The endpoint that takes files, in front of one that takes pixels."""
-
-    def preprocess(picture):
-        return preprocess_encoded(picture, resolution, crop_fraction)
-
-    def answer_encoded(images, *thresholds):
-        pixels = tf.map_fn(
-            preprocess,
-            images,
-            fn_output_signature=tf.TensorSpec((resolution, resolution, 3), tf.float32),
-        )
-        return answer(pixels, *thresholds)
-
-    return answer_encoded
-
-
-# === Description ===
-
-
-def _describe(row: ProfileRow, model, signatures, default: bool) -> dict:
-    """One entry of `operating_points.json`."""
-    return {
-        "name": row.point.name,
-        "resolution": model.resolution_of(row.point),
-        "width": row.point.width,
-        "exit": row.point.exit,
-        # What this signature computes; in a cascade, less than an image pays
-        # that was tried at all exits before.
-        "madds": row.standalone_madds,
-        "params": row.params,
-        **_names(signatures, row.point.name, *([_DEFAULT] if default else [])),
-    }
-
-
-def _describe_adaptive(model, signatures, thresholds) -> dict:
-    """What the adaptive signatures do."""
-    names = [_ADAPTIVE]
-    if thresholds is not None:
-        names += [f"{_ADAPTIVE}_default", _DEFAULT]
-    return {
-        "exit_madds": [row.madds for row in model.profile()],
-        "default_thresholds": thresholds and list(thresholds.values),
-        "temperatures": thresholds and list(thresholds.temperatures),
-        **_names(signatures, *names),
-    }
-
-
-def _names(signatures, *names) -> dict:
-    encoded = [f"{name}_encoded" for name in names]
-    return {
-        "signatures": list(names),
-        "encoded_signatures": [name for name in encoded if name in signatures],
-    }
-
-
-def _write_json(folder, description) -> None:
-    extra = os.path.join(folder, "assets.extra")
-    os.makedirs(extra, exist_ok=True)
-    file = os.path.join(extra, "operating_points.json")
-    with open(file, "w", encoding="utf-8") as stream:
-        json.dump(description, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")
+        signatures |= adaptive_signatures(model, thresholds, respond, freeze)
+        default = points[-1].name if thresholds is None else "adaptive_default"
+    return {**signatures, _DEFAULT: signatures[default]}
 
 
 def _served_name(path: str) -> str:
-    """`"pets"`, of `served/pets/1` and of `served/pets`."""
+    """Returns `"pets"` for both `served/pets/1` and `served/pets`."""
     folder, name = os.path.split(path)
     return os.path.basename(folder) if name.isdecimal() else name
 
 
-# === Checks ===
-
-
-def _check_class_names(class_names, num_classes) -> list[str] | None:
-    if class_names is None:
+def _check_thresholds(thresholds, model) -> Thresholds | None:
+    if thresholds is None:
         return None
-    if isinstance(class_names, (str, bytes)) or not all(
-        isinstance(name, str) for name in class_names
-    ):
-        raise ValueError(
-            "`class_names` must be a sequence of strings. "
-            f"Received: class_names={class_names!r}"
-        )
-    if len(class_names) != num_classes:
-        raise ValueError(
-            f"`class_names` must hold a name a class, {num_classes} names. "
-            f"Received: {len(class_names)} names"
-        )
-    # NumPy's strings and others become plain ones, for JSON.
-    return [str(name) for name in class_names]
-
-
-def _check_thresholds(thresholds, model) -> Thresholds:
     if not isinstance(model, Cascade):
         raise ValueError(
-            f"`thresholds` are for cascades. Received: a {type(model).__name__}"
+            "`thresholds` are for cascades and must be None for other networks. "
+            f"Received: a model of type {type(model).__name__}"
         )
     thresholds = Thresholds.of(thresholds)
     thresholds.check(model)
     return thresholds
+
+
+def _check_quantization(model, points) -> Classifier:
+    """Returns the network to export, with packed weights where possible."""
+    scheme = model.scheme
+    if scheme is None:
+        return model
+    if isinstance(scheme, LearnedQuantization) and not scheme.packed:
+        model = pack(model)
+    check_calibrated(model, points)
+    return model

@@ -1,7 +1,7 @@
-"""Requests that TensorFlow Serving replays before it accepts traffic.
+"""Warm-up requests, which TensorFlow Serving runs before it accepts requests.
 
-Without them the first client of every signature waits until the server has
-optimized that signature's graph.
+Without them, the first request of every signature waits until TensorFlow has
+optimized the graph.
 """
 
 import os
@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from keras_resadapt.checks import check_integer
+
 _FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
-_MAX_REQUESTS = 1000  # TensorFlow Serving refuses a model with more.
+_MAX_REQUESTS = 1000  # TensorFlow Serving rejects a model with more.
 
 
 def write_warmup_requests(
@@ -24,22 +26,20 @@ def write_warmup_requests(
 
     Args:
         path: The folder of the SavedModel.
-        model_name: The name under which it is served.
-        signatures: What each signature takes: float32 `images` or strings
-            (encoded pictures), and, for some, float32 `thresholds`.
-        batch_sizes: Each signature gets one request a batch size; none at all
-            if empty.
+        model_name: The name under which the model is served.
+        signatures: The inputs of each signature, by its name: `images`, which
+            are float32 pixels or strings (encoded images), and for some
+            signatures float32 `thresholds`.
+        batch_sizes: Each signature gets one request per batch size. Empty for
+            no requests.
 
     Raises:
-        ValueError: For batch sizes that are not positive, and for more than
-            1000 requests, TensorFlow Serving's limit.
+        ValueError: If a batch size is not a positive integer, or there are
+            more than 1000 requests, the limit of TensorFlow Serving.
     """
-    batch_sizes = tuple(batch_sizes)
-    if not all(isinstance(size, int) and size > 0 for size in batch_sizes):
-        raise ValueError(
-            "`warmup_batch_sizes` must be positive integers. "
-            f"Received: warmup_batch_sizes={batch_sizes}"
-        )
+    batch_sizes = tuple(
+        check_integer(size, "warmup_batch_sizes") for size in batch_sizes
+    )
     if len(signatures) * len(batch_sizes) > _MAX_REQUESTS:
         raise ValueError(
             "`warmup_batch_sizes` must leave at most "
@@ -65,34 +65,35 @@ def write_warmup_requests(
 
 
 def _any_input(spec: tf.TensorSpec, rows: int):
-    """A batch of grey images, or thresholds, as a `TensorProto`."""
+    """Returns gray images, or thresholds, as a `TensorProto`."""
     if spec.name == "thresholds":
-        # No image is that sure: every exit runs.
+        # No image is that confident, so that every exit runs.
         return tf.make_tensor_proto(1.0, dtype=spec.dtype, shape=spec.shape)
     if spec.dtype == tf.string:
-        grey = tf.fill((256, 341, 3), tf.constant(128, tf.uint8))
-        return tf.make_tensor_proto([tf.io.encode_jpeg(grey).numpy()] * rows)
-    # With a shape, a single value stands for all: the record stays short.
+        gray = tf.fill((64, 64, 3), tf.constant(128, tf.uint8))
+        return tf.make_tensor_proto([tf.io.encode_jpeg(gray).numpy()] * rows)
+    # A single value with a shape is repeated, which keeps the record short.
     return tf.make_tensor_proto(0.0, dtype=spec.dtype, shape=[rows, *spec.shape[1:]])
 
 
 def replay_warmup(path: str | os.PathLike) -> list[str]:
     """Runs the warm-up requests of a SavedModel, as a server would.
 
-    Needs nothing but TensorFlow and the SavedModel.
+    Needs only TensorFlow and the SavedModel.
 
     Args:
         path: The folder of the SavedModel, a version folder of TensorFlow
             Serving.
 
     Returns:
-        The name of each request's signature, in order.
+        The name of the signature of each request, in order.
 
     Raises:
-        FileNotFoundError: Without a SavedModel or without requests at `path`.
-        ValueError: For a request of an unknown signature, and for an output
-            that has not one row an image, which servers refuse.
-        tf.errors.OpError: What a signature raises itself.
+        FileNotFoundError: If there is no SavedModel or no request at `path`.
+        ValueError: If a request names an unknown signature, or the batch
+            dimension of an output differs from that of the images, which
+            servers reject.
+        tf.errors.OpError: If a signature fails.
     """
     requests = list(_read_requests(path))
     signatures = tf.saved_model.load(os.fspath(path)).signatures

@@ -210,7 +210,7 @@ class Cascade(Network):
     def points_to_calibrate(self, points=None) -> list[OperatingPoint]:
         if points is not None:
             raise ValueError(
-                "A cascade is calibrated as a whole: leave out `points`. "
+                "`points` must be None for a cascade, which is calibrated as a whole. "
                 f"Received: points={points}"
             )
         return [OperatingPoint()]

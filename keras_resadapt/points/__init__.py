@@ -20,18 +20,19 @@ The contract of an interpreter:
   `NotingPoint`, which runs once while a network is built.
 - It lives in this folder if it needs nothing but layers.
 
-| interpreter | what it does | used by |
-|---|---|---|
-| `RecordingPoint` | records layers and shapes, and runs none of them | `profile` |
-| `NotingPoint` | notes the quantizer that each tensor came from | building quantized networks, LiteRT |
-| `CollectingPoint` | normalizes by the batch, and collects the statistics | `inference.calibrate_batch_norm` |
-| `CalibratingPoint` | calibrates activation quantizers, and rounds nothing | `quantization.calibrate_ranges` |
-| `ListingPoint` | lists the activation quantizers of a pass | `quantization.calibrate_ranges` |
-| `ConvertiblePoint` | keeps normalizations in a form that LiteRT converts well | `export.export_litert` |
+| interpreter | what it does |
+|---|---|
+| `RecordingPoint` | records layers and shapes, and runs none of them (`profile`) |
+| `NotingPoint` | notes the quantizer that each tensor came from, while a network is built |
+| `CollectingPoint` | normalizes by the batch and collects its statistics |
+| `CalibratingPoint` | calibrates activation quantizers, and rounds nothing |
+| `ListingPoint` | lists the activation quantizers of a pass |
+| `ConvertiblePoint` | keeps normalizations in a form that LiteRT converts well |
 """
 
 from keras_resadapt.points.calibrating import CalibratingPoint, ListingPoint
 from keras_resadapt.points.collecting import CollectingPoint
+from keras_resadapt.points.converting import ConvertiblePoint
 from keras_resadapt.points.noting import NotingPoint
 from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
 from keras_resadapt.points.recording import RecordingPoint

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_resadapt.batches import image_batches, images_at
+from keras_resadapt.batches import first_images, images_at
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.points import CalibratingPoint, ListingPoint, OperatingPoint
 from keras_resadapt.points.recording import symbolic_call
@@ -61,7 +61,7 @@ def calibrate_ranges(
         )
         for point in points
     ]
-    for number, images in enumerate(image_batches(data, num_images, verbose)):
+    for number, images in enumerate(first_images(data, num_images, verbose)):
         if number == 0:  # the data is there
             for counter in counters:
                 counter.assign(0)

@@ -1,1 +1,1 @@
-"""Computing statistics, temperatures and thresholds after training."""
+"""Statistics, temperatures and thresholds computed after training."""

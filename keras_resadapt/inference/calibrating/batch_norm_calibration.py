@@ -7,11 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resadapt.batches import images_at, labelled_batches
+from keras_resadapt.backend import require_tensorflow_or_jax
+from keras_resadapt.batches import first_images, images_at
+from keras_resadapt.checks import check_integer, check_network
 from keras_resadapt.compiled import compile_function
-from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
-from keras_resadapt.models.point_cascade import PointCascade
 from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
 
 
@@ -22,33 +22,40 @@ def calibrate_batch_norm(
     num_images: int = 2000,
     verbose: bool = True,
 ) -> None:
-    """Computes the mean and variance of every normalization, at every point.
+    """Computes the mean and variance of every normalization at every point.
 
-    Each becomes the average of the batches' own, over the whole of the images
-    and not a moving one (MutualNet, section 3.1, "Post-Statistics of Batch
-    Normalization"). They are kept with the model, a set a point, saved and
-    exported with it. One pass over the data serves all points.
+    Each mean and variance becomes the average of the batches' values over all
+    images, not a moving average (MutualNet, section 3.1, "Post-Statistics of
+    Batch Normalization"). The model stores one set of statistics per point,
+    which is saved and exported with it. All points share one pass over the
+    data.
 
-    A `MutualNet` needs it at every point but the full network, and again after
-    further training. Any other family can be calibrated too, such as a
-    fine-tuned `RSNet`; the statistics of a cascade are those of its one pass
-    through all exits, those of a `PointCascade` its network's.
+    A `MutualNet` needs this calibration at every point but the full network,
+    and again after further training. Any other family can be calibrated too,
+    for example a fine-tuned `RSNet`. The statistics of a cascade come from one
+    pass through all exits. For a `PointCascade`, its network is calibrated.
 
     Args:
-        model: A classifier. It changes only after the last image has run.
-        data: Batches of (images, labels) as the network was trained on, such
-            as `data.training_batches` or `data.evaluation_batches` of training
-            pictures; the labels count for nothing. Images at the largest
-            resolution, from which others are resized, or a tuple with a tensor
-            each. At least 32 a batch, so that the batches' statistics are good.
-        points: By default `model.operating_points`. A cascade has no choice.
-        num_images: How many images to run; the data may have fewer.
-        verbose: Whether to show the progress.
+        model: A network of this package. It changes only after all images
+            have run.
+        data: Batches of training images with the training's preprocessing,
+            or tuples whose first element is such a batch and whose other
+            elements, such as labels, are ignored. For example
+            `data.training_batches`, or `data.evaluation_batches` of training
+            images. Images have the largest resolution, from which smaller ones
+            are resized; in a tuple, they can be a tuple with one tensor per
+            resolution. Batches should hold at least 32 images.
+        points: Operating points; by default `model.operating_points`. Must be
+            None for a cascade.
+        num_images: The number of images to run. The data may have fewer.
+        verbose: Whether to show a progress bar.
 
     Raises:
-        TypeError: The model is no `Network`.
-        ValueError: `num_images` below 1, no points, bad data, or points that
-            the model does not have.
+        RuntimeError: On any backend other than TensorFlow and JAX.
+        TypeError: If `model` is not a network of this package.
+        ValueError: If `num_images` is not a positive integer, there are no
+            points or no images, images have a wrong shape, or the model does
+            not have one of the points.
 
     Example:
 
@@ -56,15 +63,13 @@ def calibrate_batch_norm(
     >>> calibrate_batch_norm(model, batches, points)
     >>> logits = model.logits(images, OperatingPoint(160, 0.5))
     """
-    if isinstance(model, PointCascade):
-        return calibrate_batch_norm(
-            model.network, data, points or model.points, num_images, verbose
-        )
-    points = points_to_calibrate(model, points, num_images)
-    sizes = [model.resolution_of(point) for point in points]  # checks them
-
+    require_tensorflow_or_jax("calibrate_batch_norm")
+    check_network(model)
+    check_integer(num_images, "num_images")
+    points, model = model.points_to_calibrate(points), model.inner_network()
+    sizes = [model.resolution_of(point) for point in points]
     if hasattr(model, "points_without_statistics"):
-        model.points_without_statistics(points)  # checks their names
+        model.points_without_statistics(points)  # validates their names
 
     collect = _Collector(model)
     averages = [_Average() for _ in points]
@@ -81,50 +86,23 @@ def calibrate_batch_norm(
                 variable.assign(value)
 
 
-def points_to_calibrate(model, points, num_images) -> list[OperatingPoint]:
-    """The points that a calibration is to run at, its arguments checked."""
-    if not isinstance(model, Network):
-        raise TypeError(
-            "`model` must be a network of this package, such as a "
-            f"`MutualNet`. Received: {type(model).__name__}"
-        )
-    if not hasattr(num_images, "__index__") or num_images < 1:
-        raise ValueError(
-            "`num_images` must be a positive integer. "
-            f"Received: num_images={num_images}"
-        )
-    if isinstance(points, OperatingPoint):
-        points = [points]
-    if isinstance(model, Cascade):
-        if points is not None:
-            raise ValueError(
-                "A cascade is calibrated as a whole: leave out `points`. "
-                f"Received: points={points}"
-            )
-        points = [OperatingPoint()]
-    points = list(model.operating_points if points is None else points)
-    if not points:
-        raise ValueError("`points` must name at least one operating point.")
-    return points
-
-
 class _Collector:
-    """The statistics of a batch at any point, from as few graphs as can be."""
+    """The statistics of a batch at any point, from few compiled functions."""
 
     def __init__(self, model):
         self._model = model
         self._norms = {}
         self._functions = {}
-        # Where a graph can slice to a width that it is given, all widths
-        # share one.
+        # TensorFlow graphs can slice to a width given as a tensor, so that all
+        # widths share one graph.
         self._any_width = keras.backend.backend() == "tensorflow"
 
     def norms(self, point) -> list:
-        """The normalization layers in the order of `__call__`'s result."""
+        """Returns the normalization layers in the order of `__call__`'s result."""
         return self._norms[self._key(point)]
 
     def __call__(self, images, point) -> list:
-        """Mean and variance of each normalization, as NumPy arrays."""
+        """Returns the mean and variance of each normalization as NumPy arrays."""
         key = self._key(point)
         if key not in self._functions:
             self._functions[key] = compile_function(
@@ -154,7 +132,7 @@ class _Collector:
 
 
 class _Average:
-    """The average of lists of pairs of arrays, weighted."""
+    """The weighted average of lists of pairs of arrays."""
 
     def __init__(self):
         self.value = None
@@ -169,16 +147,3 @@ class _Average:
         for mean, x in zip(self.value, new):
             for i in range(2):
                 mean[i] += (x[i] - mean[i]) * (weight / self._weight)
-
-
-def first_images(data, num_images, verbose):
-    """The images of the first batches, `num_images` in all."""
-    missing = num_images
-    for images, labels in labelled_batches(data, verbose):
-        if isinstance(images, (tuple, list)):
-            yield tuple(view[:missing] for view in images)
-        else:
-            yield images[:missing]
-        missing -= len(labels)
-        if missing <= 0:
-            return

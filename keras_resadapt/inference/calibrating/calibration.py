@@ -1,15 +1,16 @@
-"""Finds the thresholds of a cascade on held-out data."""
+"""Thresholds of a cascade from held-out data."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from keras_resadapt.checks import check_number
 from keras_resadapt.inference.calibrating.temperature import fit_temperatures
-from keras_resadapt.inference.calibrating.threshold_search import (
-    ThresholdSearch,
-)
-from keras_resadapt.inference.storing.point_logits import PointLogits, softmax
-from keras_resadapt.inference.storing.thresholds import MOST_SURE, Thresholds
+from keras_resadapt.inference.calibrating.threshold_search import ThresholdSearch
+from keras_resadapt.inference.storing.confidence import confidence as confidence_of
+from keras_resadapt.inference.storing.confidence import softmax
+from keras_resadapt.inference.storing.point_logits import PointLogits
+from keras_resadapt.inference.storing.thresholds import Thresholds
 
 METHODS = ("search", "geometric")
 
@@ -25,73 +26,61 @@ def calibrate(
     method: str = "search",
     temperature_scaling: bool = False,
 ) -> Thresholds:
-    """Finds thresholds for a budget, or for a promise of accuracy.
+    """Finds thresholds for a budget, or for a bound on the accuracy loss.
 
-    Give exactly one of `max_madds`, `max_ms` and `max_accuracy_loss`.
+    Exactly one of `max_madds`, `max_ms` and `max_accuracy_loss` is required.
 
-    For a budget, the mean cost of the held-out images is at most that; on
-    other data it is about that.
+    With a budget, the mean cost of the held-out images is within the budget.
+    On other data from the same distribution, the mean cost is close to it.
 
-    For `max_accuracy_loss`, the thresholds save the most multiply-adds among
-    those for which the accuracy loss against the last exit is at most that,
-    with the given confidence over the draw of the held-out images (images must
-    be drawn as those to come). Half of the images give a list of
-    candidates, from dear to cheap, the other half tests them in this order
-    until one fails (fixed-sequence testing; Angelopoulos et al., Learn then
-    Test, 2021). The loss is the share of images that the last
-    exit alone answers rightly less the share that the cascade alone does; the
-    test takes the Clopper-Pearson upper bound of the first and the lower bound
-    of the second, each at half of `1 - confidence`.
+    With `max_accuracy_loss`, the accuracy loss against the last exit is at
+    most that, with the given confidence over the draw of the held-out images,
+    which must come from the same distribution as future images. Among the
+    thresholds that satisfy the bound, the cheapest ones found are returned.
+    The method is fixed-sequence testing (Angelopoulos et al., Learn then Test,
+    2021): half of the images propose a sequence of thresholds, the most
+    expensive first. The other half tests the sequence until the bound fails.
+    The accuracy loss is the share of images that only the last exit classifies
+    correctly, minus the share that only the cascade does. The test uses the
+    upper Clopper-Pearson bound of the first share and the lower bound of the
+    second share, each with half of the error `1 - confidence`.
 
     Args:
-        held_out: What `collect_logits` returns for a cascade, on images that
+        held_out: The result of `collect_logits` for a cascade, on images that
             it was not trained on.
-        max_madds: Mean multiply-adds an image.
-        max_ms: Mean milliseconds an image; needs `exit_ms`.
-        exit_ms: Milliseconds that an image costs that leaves at each exit, as
-            `measure_exit_latency` measures them.
-        max_accuracy_loss: In (0, 1).
-        confidence: Of the promise, in (0, 1).
-        method: For a budget, not for a promise: `"search"`, the most accurate thresholds that a
-            direct search finds, or `"geometric"`, MSDNet's rule.
-        temperature_scaling: Fit a temperature an exit first; see
-            `fit_temperatures`.
+        max_madds: Mean multiply-adds per image.
+        max_ms: Mean milliseconds per image; needs `exit_ms`.
+        exit_ms: Milliseconds of an image for each exit at which it can stop,
+            for example from `measure_exit_latency`.
+        max_accuracy_loss: The largest accuracy loss, in (0, 1).
+        confidence: The confidence of the bound on the accuracy loss, in (0, 1).
+        method: How thresholds for a budget are found: `"search"` for the most
+            accurate thresholds of a direct search, `"geometric"` for the rule
+            of MSDNet. Has no influence with `max_accuracy_loss`.
+        temperature_scaling: Whether to fit a temperature for each exit first;
+            see `fit_temperatures`.
 
     Returns:
         The thresholds, with the fingerprint of the model.
 
     Raises:
-        ValueError: For an argument out of its range, a budget below the first
-            exit's cost or above the last one's, data that is empty, of a
-            single class or not of a cascade, and for a promise that so few
-            images cannot support.
+        ValueError: If an argument is outside its range; if the budget is below
+            the cost of the first exit or above that of the last exit; if the
+            data is empty, has a single class or is not from a cascade; or if
+            there are too few images for the bound on the accuracy loss.
     """
-    _check(held_out, method)
-    goals = (max_madds, max_ms, max_accuracy_loss)
-    if sum(goal is not None for goal in goals) != 1:
-        raise ValueError(
-            "Give exactly one of `max_madds`, `max_ms` and "
-            f"`max_accuracy_loss`. Received: {goals}"
-        )
-    if (exit_ms is None) != (max_ms is None):
-        raise ValueError(
-            "`max_ms` and `exit_ms`, the milliseconds of each exit on this "
-            "machine, go together: `measure_exit_latency(model, batch_size)` "
-            f"gives them. Received: max_ms={max_ms}, exit_ms={exit_ms}"
+    _check_held_out(held_out)
+    _check_goal(max_madds, max_ms, exit_ms, max_accuracy_loss, method)
+    if max_accuracy_loss is not None:
+        return _bound_accuracy_loss(
+            held_out, max_accuracy_loss, confidence, temperature_scaling
         )
     costs = np.array(held_out.madds, "float64")
-    if max_accuracy_loss is not None:
-        return _promise(
-            held_out, costs, max_accuracy_loss, confidence, temperature_scaling
-        )
     if max_ms is not None:
         costs = _check_exit_ms(exit_ms, len(costs))
-    name, budget = ("max_madds", max_madds) if max_ms is None else ("max_ms", max_ms)
-    if not costs[0] <= budget <= costs[-1]:
-        raise ValueError(
-            f"`{name}` must be from {costs[0]:g}, the first exit's cost, to "
-            f"{costs[-1]:g}, the last one's. Received: {name}={budget}"
-        )
+        budget = _check_budget(max_ms, "max_ms", costs)
+    else:
+        budget = _check_budget(max_madds, "max_madds", costs)
     temperatures = _temperatures(held_out, temperature_scaling)
     search = _search(held_out, temperatures, costs)
     if method == "geometric":
@@ -101,25 +90,31 @@ def calibrate(
     return Thresholds(tuple(values), temperatures, held_out.fingerprint)
 
 
-def _promise(held_out, costs, max_loss, confidence, temperature_scaling):
-    """The last thresholds of the sequence whose loss is surely small."""
+# === Bound on the accuracy loss ===
+
+
+def _bound_accuracy_loss(held_out, max_loss, confidence, temperature_scaling):
+    """Returns the last thresholds of the sequence that pass the test."""
     if not 0 < max_loss < 1:
         raise ValueError(
             "`max_accuracy_loss` must be in (0, 1). "
             f"Received: max_accuracy_loss={max_loss}"
         )
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be in (0, 1). Received: {confidence}")
-    # The images may be sorted.
+        raise ValueError(
+            f"`confidence` must be in (0, 1). Received: confidence={confidence}"
+        )
+    # Shuffled, because the images may be sorted.
     order = np.random.default_rng(0).permutation(len(held_out.labels))
     half = len(order) // 2
     proposing, testing = (held_out.take(rows) for rows in (order[:half], order[half:]))
+    costs = np.array(held_out.madds, "float64")
     temperatures = _temperatures(proposing, temperature_scaling)
     candidates = _search(proposing, temperatures, costs).path()
     test = _search(testing, temperatures, costs)
     accepted = None
     for values in candidates:
-        bound = _loss_bound(
+        bound = _upper_loss_bound(
             test.correct_under(values), test.correct[-1], 1 - confidence
         )
         if bound > max_loss:
@@ -127,18 +122,22 @@ def _promise(held_out, costs, max_loss, confidence, temperature_scaling):
         accepted = values
     if accepted is None:
         raise ValueError(
-            f"{len(held_out.labels)} images cannot support the promise: the "
-            f"accuracy loss is at most {bound:.4f} with confidence "
-            f"{confidence}, even where no image leaves early. Collect more "
-            "images, or allow more. "
-            f"Received: max_accuracy_loss={max_loss}"
+            f"{len(held_out.labels)} images cannot support the bound on the "
+            f"accuracy loss: with confidence {confidence}, the loss is at most "
+            f"{bound:.4f} even if no image exits early. Use more images or a "
+            f"larger bound. Received: max_accuracy_loss={max_loss}"
         )
     return Thresholds(tuple(accepted), temperatures, held_out.fingerprint)
 
 
-def _loss_bound(correct, correct_last, error) -> float:
-    """An upper bound of the accuracy loss that holds but for a probability of
-    `error`."""
+def _upper_loss_bound(correct, correct_last, error) -> float:
+    """Returns an upper confidence bound of the accuracy loss.
+
+    Args:
+        correct: Which images the cascade classifies correctly, bool (images,).
+        correct_last: Which images the last exit classifies correctly.
+        error: The probability with which the bound may fail.
+    """
     from scipy import stats
 
     number = len(correct)
@@ -151,7 +150,10 @@ def _loss_bound(correct, correct_last, error) -> float:
     return float(most_lost - least_won)
 
 
-def _temperatures(held_out, temperature_scaling):
+# === Common parts ===
+
+
+def _temperatures(held_out, temperature_scaling) -> tuple[float, ...]:
     if temperature_scaling:
         return fit_temperatures(held_out)
     return (1.0,) * len(held_out.names)
@@ -159,19 +161,14 @@ def _temperatures(held_out, temperature_scaling):
 
 def _search(held_out, temperatures, costs) -> ThresholdSearch:
     temperatures = np.array(temperatures, "float32")[:, None, None]
-    confidence = softmax(held_out.logits / temperatures).max(axis=-1)
-    return ThresholdSearch(
-        np.minimum(confidence, np.float32(MOST_SURE)),
-        held_out.correct,
-        costs,
-    )
+    probabilities = softmax(held_out.logits / temperatures)
+    return ThresholdSearch(confidence_of(probabilities), held_out.correct, costs)
 
 
-def _check(held_out, method):
-    if method not in METHODS:
-        raise ValueError(
-            f"`method` must be one of {METHODS}. Received: method={method!r}"
-        )
+# === Validation ===
+
+
+def _check_held_out(held_out) -> None:
     held_out.check_cascade()
     classes = np.unique(held_out.labels)
     if len(classes) < 2:
@@ -179,6 +176,38 @@ def _check(held_out, method):
             "`held_out` must have images of several classes. Received: "
             f"{len(held_out.labels)} images of {len(classes)} classes"
         )
+
+
+def _check_goal(max_madds, max_ms, exit_ms, max_accuracy_loss, method) -> None:
+    goals = (max_madds, max_ms, max_accuracy_loss)
+    if sum(goal is not None for goal in goals) != 1:
+        raise ValueError(
+            "Exactly one of `max_madds`, `max_ms` and `max_accuracy_loss` must be "
+            f"given. Received: max_madds={max_madds}, max_ms={max_ms}, "
+            f"max_accuracy_loss={max_accuracy_loss}"
+        )
+    if (exit_ms is None) != (max_ms is None):
+        raise ValueError(
+            "`max_ms` and `exit_ms` must be given together. "
+            "`measure_exit_latency(model, batch_size)` returns the milliseconds "
+            "of each exit on this machine. "
+            f"Received: max_ms={max_ms}, exit_ms={exit_ms}"
+        )
+    if method not in METHODS:
+        raise ValueError(
+            f"`method` must be one of {METHODS}. Received: method={method!r}"
+        )
+
+
+def _check_budget(budget, argument, costs) -> float:
+    budget = check_number(budget, argument)
+    if not costs[0] <= budget <= costs[-1]:
+        raise ValueError(
+            f"`{argument}` must be from {costs[0]:,.12g}, the cost of the first "
+            f"exit and the smallest possible budget, to {costs[-1]:,.12g}, the "
+            f"cost of the last exit. Received: {argument}={budget:,.12g}"
+        )
+    return budget
 
 
 def _check_exit_ms(exit_ms, number) -> np.ndarray:
@@ -190,6 +219,6 @@ def _check_exit_ms(exit_ms, number) -> np.ndarray:
     ):
         raise ValueError(
             f"`exit_ms` must hold {number} increasing positive numbers, one "
-            f"an exit. Received: exit_ms={exit_ms}"
+            f"per exit. Received: exit_ms={exit_ms}"
         )
     return costs

@@ -1,19 +1,28 @@
-"""Temperatures that make each exit's confidence mean what it says."""
+"""Temperature scaling of each exit."""
 
 import numpy as np
 
-from keras_resadapt.inference.storing.point_logits import PointLogits, softmax
+from keras_resadapt.inference.storing.confidence import softmax
+from keras_resadapt.inference.storing.point_logits import PointLogits
 
 _RANGE = np.log([0.02, 50])
 
 
 def fit_temperatures(held_out: PointLogits) -> tuple[float, ...]:
-    """The temperature T of each exit that minimizes the cross-entropy of
-    `softmax(logits / T)` on held-out data, in [0.02, 50].
+    """Returns the temperature of each exit that calibrates its confidence.
 
-    Guo et al., On Calibration of Modern Neural Networks (ICML 2017),
-    section 4.2.
+    The temperature T in [0.02, 50] minimizes the cross-entropy of
+    `softmax(logits / T)` on held-out data (Guo et al., On Calibration of
+    Modern Neural Networks, ICML 2017, section 4.2).
+
+    Args:
+        held_out: Logits of images that the model was not trained on.
+
+    Raises:
+        ValueError: If there are no images.
     """
+    if not len(held_out.labels):
+        raise ValueError("`held_out` must have at least one image. Received: none")
     from scipy import optimize
 
     images = np.arange(len(held_out.labels))

@@ -1,1 +1,1 @@
-"""Measuring accuracy, multiply-adds and latency."""
+"""Accuracy, multiply-adds and latency of a network."""

@@ -1,30 +1,32 @@
-"""What a cascade gives for its cost, from logits collected once."""
+"""The accuracy and cost of a cascade, from logits that were collected once."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from keras_resadapt.checks import check_integer
 from keras_resadapt.inference.calibrating.calibration import calibrate
 from keras_resadapt.inference.calibrating.threshold_search import (
-    first_sure_exit,
+    first_confident_exit,
 )
-from keras_resadapt.inference.running.adaptive_predictor import (
-    AdaptivePrediction,
-)
-from keras_resadapt.inference.storing.point_logits import PointLogits, softmax
+from keras_resadapt.inference.running.adaptive_predictor import AdaptivePrediction
+from keras_resadapt.inference.storing.confidence import confidence, softmax
+from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.inference.storing.thresholds import Thresholds
 
 
 def anytime(collected: PointLogits) -> list[tuple[str, int, float]]:
-    """Accuracy where every image stops at the same exit (RANet, section 4.1).
+    """Returns the accuracy if all images stop at the same exit.
+
+    RANet, section 4.1.
 
     Args:
-        collected: What `collect_logits` returns.
+        collected: The result of `collect_logits`.
 
     Returns:
-        A row an exit: its name, multiply-adds and top-1 accuracy in [0, 1], as
-        `analysis.plot_accuracy_cost` draws them.
+        One row per exit: its name, multiply-adds and top-1 accuracy in [0, 1].
+        `analysis.plot_accuracy_cost` accepts the rows.
     """
     return list(
         zip(
@@ -38,14 +40,15 @@ def anytime(collected: PointLogits) -> list[tuple[str, int, float]]:
 def simulate(
     collected: PointLogits, thresholds: Thresholds | Sequence[float]
 ) -> AdaptivePrediction:
-    """What an `AdaptivePredictor` with these thresholds answers.
+    """Returns the predictions of an `AdaptivePredictor` without running it.
 
     Args:
-        collected: What `collect_logits` returns for a cascade.
+        collected: The result of `collect_logits` for a cascade.
         thresholds: As for `AdaptivePredictor`.
 
     Raises:
-        ValueError: For thresholds of another number, or of another model.
+        ValueError: If the number of thresholds is wrong, or the thresholds
+            were calibrated for another model.
     """
     collected.check_cascade()
     thresholds = Thresholds.of(thresholds)
@@ -58,12 +61,12 @@ def simulate(
         thresholds.fingerprint != collected.fingerprint
     ):
         raise ValueError(
-            "The thresholds were made for another model than the logits: "
+            "The thresholds were calibrated for another model than the logits: "
             f"{thresholds.fingerprint!r} and {collected.fingerprint!r}."
         )
     temperatures = np.array(thresholds.temperatures, "float32")
     probabilities = softmax(collected.logits / temperatures[:, None, None])
-    exits = first_sure_exit(probabilities.max(axis=-1), thresholds.values)
+    exits = first_confident_exit(confidence(probabilities), thresholds.values)
     probabilities = probabilities[exits, np.arange(len(exits))]
     return AdaptivePrediction(
         probabilities,
@@ -78,11 +81,11 @@ class BudgetedRow:
     """A point of the accuracy-cost curve.
 
     Attributes:
-        budget: The mean multiply-adds an image that the thresholds were
+        budget: The mean multiply-adds per image that the thresholds were
             calibrated for.
-        madds: Mean multiply-adds an image on the test data.
+        madds: Mean multiply-adds per image on the test data.
         accuracy: Top-1 accuracy on the test data, in [0, 1].
-        thresholds: What the predictor needs to run there.
+        thresholds: The thresholds, for an `AdaptivePredictor`.
     """
 
     budget: float
@@ -98,23 +101,29 @@ def budgeted(
     method: str = "geometric",
     temperature_scaling: bool = False,
 ) -> list[BudgetedRow]:
-    """The accuracy-cost curve of budgeted batches (RANet, section 4.2).
+    """Returns the accuracy-cost curve of budgeted batch classification.
+
+    RANet, section 4.2.
 
     Args:
-        held_out: Logits on the data that the thresholds are calibrated on.
-        test: Logits on other data, of the same model.
-        budgets: Mean multiply-adds an image, or how many budgets to lay
-            evenly between the first exit's and the last one's.
+        held_out: Logits of the images on which the thresholds are calibrated.
+        test: Logits of other images, of the same model.
+        budgets: Mean multiply-adds per image, or the number of budgets, which
+            are then evenly spaced from the cost of the first exit to that of
+            the last exit.
         method, temperature_scaling: As for `calibrate`.
 
     Returns:
-        A row a budget. `[(row.madds, row.accuracy) for row in rows]` is a
+        One row per budget. `[(row.madds, row.accuracy) for row in rows]` is a
         sweep for `analysis.plot_accuracy_cost`.
     """
     if np.ndim(budgets) == 0:
-        if budgets < 1:
-            raise ValueError(f"`budgets` must be positive. Received: {budgets}")
-        budgets = np.linspace(held_out.madds[0], held_out.madds[-1], int(budgets))
+        number = check_integer(budgets, "budgets")
+        budgets = np.linspace(held_out.madds[0], held_out.madds[-1], number)
+    if not len(budgets):
+        raise ValueError(
+            f"`budgets` must hold at least one budget. Received: budgets={budgets}"
+        )
     rows = []
     for budget in budgets:
         thresholds = calibrate(

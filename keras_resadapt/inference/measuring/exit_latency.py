@@ -1,13 +1,12 @@
-"""What leaving at an exit costs in milliseconds, here and now."""
+"""The latency of each exit of a cascade on this machine."""
 
-import statistics
-import time
-
-import keras
 import numpy as np
 
 from keras_resadapt.backend import require_tensorflow
+from keras_resadapt.checks import check_cascade, check_integer
+from keras_resadapt.inference.running.stages import check_resolution, freeze_stages
 from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.timing import median_times
 
 
 def measure_exit_latency(
@@ -16,57 +15,41 @@ def measure_exit_latency(
     repeats: int = 30,
     resolution: int | None = None,
 ) -> list[float]:
-    """Median milliseconds that an image costs that leaves at each exit.
+    """Returns the median milliseconds per image for each exit of a cascade.
 
-    Measured is each stage of an `inference.AdaptivePredictor` for a full
-    batch; an exit costs the sum of its stage and those before. Where only a
-    few images of a batch go on, they cost somewhat more each.
+    Each stage of an `inference.AdaptivePredictor` is timed for a full batch.
+    The latency of an exit is the sum of its stage and all earlier stages. If
+    only a few images of a batch continue, their latency per image is somewhat
+    higher.
 
     Args:
         model: A cascade, on the TensorFlow backend.
-        batch_size: Images that run together.
-        repeats: Timed passes, after two that are not.
-        resolution: Height and width of the images, by default the model's.
+        batch_size: Images per pass.
+        repeats: Timed passes, after two untimed ones.
+        resolution: Height and width of the images in pixels, by default the
+            model's own.
 
     Raises:
-        RuntimeError: On another backend.
-        ValueError: For an argument out of its range.
+        RuntimeError: On any backend other than TensorFlow.
+        TypeError: If `model` is not a cascade.
+        ValueError: If an argument is outside its range.
     """
     require_tensorflow("measure_exit_latency")
+    check_cascade(model)
+    batch_size = check_integer(batch_size, "batch_size")
+    check_integer(repeats, "repeats")
+    size = check_resolution(model, resolution)
     import tensorflow as tf
 
-    from keras_resadapt.inference.running.stages import freeze_stages
-
-    if batch_size < 1 or repeats < 1:
-        raise ValueError(
-            "`batch_size` and `repeats` must be positive. Received: "
-            f"batch_size={batch_size}, repeats={repeats}"
-        )
-    size = check_resolution(model, resolution)
     stages = freeze_stages(model, (1.0,) * model.num_exits, size)
-    images = tf.zeros((batch_size, size, size, 3))
-    times = [[] for _ in stages]
-    for turn in range(repeats + 2):
-        tensors = [images]
-        for stage, of_stage in zip(stages, times):
-            start = time.perf_counter()
-            answer, *tensors = stage(*tensors)
-            answer.numpy()
-            if turn >= 2:
-                of_stage.append(time.perf_counter() - start)
-    medians = [statistics.median(of_stage) for of_stage in times]
-    return (1e3 / batch_size * np.cumsum(medians)).tolist()
+    # What each stage takes; a stage stores what the next one takes.
+    inputs = {0: [tf.zeros((batch_size, size, size, 3))]}
 
+    def run(exit):
+        logits, *inputs[exit + 1] = stages[exit](*inputs[exit])
+        logits.numpy()
 
-def check_resolution(model: Cascade, resolution: int | None) -> int:
-    """The resolution, or the model's own; a `ValueError` if the model cannot
-    run there."""
-    if resolution is None:
-        return model.resolution
-    if not isinstance(resolution, int) or resolution < 1:
-        raise ValueError(
-            "`resolution` must be a positive integer (pixels). "
-            f"Received: resolution={resolution!r}"
-        )
-    model.check_images(keras.KerasTensor((1, resolution, resolution, 3)))
-    return resolution
+    times = median_times(
+        {exit: lambda exit=exit: run(exit) for exit in range(len(stages))}, repeats
+    )
+    return (np.cumsum(list(times.values())) / batch_size).tolist()

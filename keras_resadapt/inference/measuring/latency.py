@@ -1,62 +1,56 @@
-"""What an operating point costs in milliseconds, here and now."""
+"""The latency of each operating point on this machine."""
 
 import functools
-import statistics
-import time
 from collections.abc import Iterable
 
 import keras
 import numpy as np
 
+from keras_resadapt.backend import require_tensorflow_or_jax
+from keras_resadapt.checks import check_integer, check_network, check_points
 from keras_resadapt.compiled import compile_function
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.timing import median_times
 
 
 def measure_latency(
-    model,
+    model: Network,
     points: Iterable[OperatingPoint] | None = None,
     batch_size: int = 1,
     repeats: int = 30,
 ) -> dict[str, float]:
-    """Median milliseconds an image of a compiled pass at each point.
+    """Returns the median milliseconds per image at each operating point.
 
-    The points take turns, so that a machine that slows down slows them all.
+    The forward passes are compiled, and the points take turns, so that a
+    machine that slows down slows all of them equally.
 
     Args:
-        model: A `Network`.
-        points: What to measure; by default `model.operating_points`.
-        batch_size: Images a pass.
-        repeats: Timed passes a point, after two that are not.
+        model: A network of this package.
+        points: Operating points; by default `model.operating_points`.
+        batch_size: Images per pass.
+        repeats: Timed passes per point, after two untimed ones.
 
     Returns:
-        Milliseconds an image by the point's name.
+        Milliseconds per image, by the name of the operating point.
+
+    Raises:
+        RuntimeError: On any backend other than TensorFlow and JAX.
+        TypeError: If `model` is not a network of this package.
+        ValueError: If an argument is outside its range.
     """
-    if batch_size < 1 or repeats < 1:
-        raise ValueError(
-            "`batch_size` and `repeats` must be positive. Received: "
-            f"batch_size={batch_size}, repeats={repeats}"
-        )
-    points = list(points or model.operating_points)
-    shapes = {
-        point.name: (batch_size, size, size, 3)
-        for point in points
-        for size in [model.resolution_of(point)]
-    }
-    passes = {
-        point.name: compile_function(
-            functools.partial(model.logits, point=point), shapes[point.name]
-        )
-        for point in points
-    }
-    images = {name: keras.ops.zeros(shape, "float32") for name, shape in shapes.items()}
-    times = {name: [] for name in passes}
-    for turn in range(repeats + 2):
-        for name, run in passes.items():
-            start = time.perf_counter()
-            np.asarray(run(images[name]))
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {
-        name: 1e3 * statistics.median(values) / batch_size
-        for name, values in times.items()
-    }
+    require_tensorflow_or_jax("measure_latency")
+    check_network(model)
+    points = check_points(points, model)
+    batch_size = check_integer(batch_size, "batch_size")
+    check_integer(repeats, "repeats")
+
+    def forward_pass(point):
+        size = model.resolution_of(point)
+        shape = (batch_size, size, size, 3)
+        run = compile_function(functools.partial(model.logits, point=point), shape)
+        images = keras.ops.zeros(shape, "float32")
+        return lambda: np.asarray(run(images))
+
+    times = median_times({point.name: forward_pass(point) for point in points}, repeats)
+    return {name: milliseconds / batch_size for name, milliseconds in times.items()}

@@ -1,1 +1,1 @@
-"""Running a trained network: adaptive inference, frozen graphs, LiteRT."""
+"""Running a network at fixed operating points, or adaptively per image."""

@@ -1,27 +1,29 @@
-"""Predicts with as much of a cascade as each image needs."""
+"""Adaptive prediction: each image runs only as far as it needs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
 from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.batches import check_finite
-from keras_resadapt.inference.measuring.exit_latency import check_resolution
+from keras_resadapt.checks import check_cascade, check_integer
+from keras_resadapt.inference.running.adaptive import adaptive_logits
+from keras_resadapt.inference.running.stages import check_resolution, freeze_stages
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
 
 
 @dataclasses.dataclass(frozen=True)
 class AdaptivePrediction:
-    """What a cascade says about some images, in their order.
+    """The predictions of a cascade for some images, in order.
 
     Attributes:
         probabilities: float32 of shape (images, classes).
         classes: The most probable class, int64 of shape (images,).
-        exits: The exit at which each image left, from 0, int32.
-        madds: The multiply-adds that each image cost, int64.
+        exits: The exit of each image, from 0, int32 of shape (images,).
+        madds: The multiply-adds of each image, int64 of shape (images,).
     """
 
     probabilities: np.ndarray
@@ -31,25 +33,27 @@ class AdaptivePrediction:
 
 
 class AdaptivePredictor:
-    """Stops computing, image by image, at the first exit that is sure.
+    """A cascade that stops computing for each image at the first confident exit.
 
     Needs the TensorFlow backend. The weights are copied into a graph of
-    constants when the predictor is made, which is what makes it fast: make a
-    new one after more training.
+    constants when the predictor is created, which makes it fast. Create a new
+    predictor after further training.
 
     Args:
         model: A `Cascade`.
-        thresholds: `Thresholds`, such as `calibrate` finds, or a sequence
+        thresholds: `Thresholds`, for example from `calibrate`, or a sequence
             with a number in [0, 1] for each exit but the last.
-        batch_size: Images that run together; more of them are split.
-        resolution: Height and width of the images, by default the model's
-            own.
+        batch_size: The number of images that run together. Larger inputs are
+            split.
+        resolution: Height and width of the images in pixels, by default the
+            model's own.
 
     Raises:
-        RuntimeError: On another backend.
+        RuntimeError: On any backend other than TensorFlow.
         TypeError: If the model is not a cascade.
-        ValueError: For the wrong number of thresholds, values outside [0, 1],
-            and thresholds that were made for another model.
+        ValueError: If the number of thresholds is wrong, a threshold is
+            outside [0, 1], or the thresholds were calibrated for another
+            model.
 
     Example:
 
@@ -66,33 +70,20 @@ class AdaptivePredictor:
         resolution: int | None = None,
     ):
         require_tensorflow("AdaptivePredictor")
-        if not isinstance(model, Cascade):
-            raise TypeError(
-                "`model` must be a `Cascade`, such as a `RANet`. An `RSNet` "
-                "becomes one as `PointCascade(model)`. "
-                f"Received: model of type {type(model).__name__}"
-            )
-        if not hasattr(batch_size, "__index__") or batch_size < 1:
-            raise ValueError(
-                "`batch_size` must be a positive integer. "
-                f"Received: batch_size={batch_size!r}"
-            )
+        check_cascade(model)
+        self.batch_size = check_integer(batch_size, "batch_size")
         self.thresholds = Thresholds.of(thresholds)
         self.thresholds.check(model)
         self.model = model
-        self.batch_size = batch_size
         self.resolution = check_resolution(model, resolution)
         self._madds = np.array(
             [row.madds for row in model.profile(resolution=self.resolution)]
         )
         self._run = self._compile()
 
-    def _compile(self):
-        """From images to probabilities and exits, in one graph."""
+    def _compile(self) -> Callable:
+        """Returns one graph from images to probabilities and exits."""
         import tensorflow as tf
-
-        from keras_resadapt.inference.running.adaptive import adaptive_logits
-        from keras_resadapt.inference.running.stages import freeze_stages
 
         size = self.resolution
         stages = freeze_stages(self.model, self.thresholds.temperatures, size)
@@ -107,15 +98,15 @@ class AdaptivePredictor:
         return compiled.get_concrete_function()
 
     def predict(self, images) -> AdaptivePrediction:
-        """Predicts for any number of images, from none to thousands.
+        """Returns the predictions for any number of images, including none.
 
         Args:
             images: Array of shape (images, resolution, resolution, 3), in the
-                range that the model's preprocessing expects.
+                value range of the model's preprocessing.
 
         Raises:
-            ValueError: For images of another shape or with pixels that are
-                not finite, and where the last exit says nothing but NaN.
+            ValueError: If the images have another shape, a pixel is not
+                finite, or the probabilities of the last exit are NaN.
         """
         images = np.asarray(keras.ops.convert_to_numpy(images), "float32")
         shape = (self.resolution, self.resolution, 3)
@@ -129,14 +120,15 @@ class AdaptivePredictor:
         exits = [np.zeros(0, "int32")]
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            answers = self._run(keras.ops.convert_to_tensor(batch))
-            for done, new in zip((probabilities, exits), answers):
+            outputs = self._run(keras.ops.convert_to_tensor(batch))
+            for done, new in zip((probabilities, exits), outputs):
                 done.append(new.numpy())
         probabilities, exits = map(np.concatenate, (probabilities, exits))
         if not np.isfinite(probabilities).all():
             raise ValueError(
-                f"{self.model.name!r} gives no number for some images: look "
-                "for NaN in its weights."
+                f"The probabilities of {self.model.name!r} are NaN for some "
+                "images: look for NaN in its weights, and for pixel values "
+                "outside the range of its preprocessing."
             )
         return AdaptivePrediction(
             probabilities,

@@ -1,29 +1,40 @@
-"""Functions whose variables have become constants."""
+"""Compilation of functions with their variables as constants."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import (
-    # There is no public way to freeze one function in memory.
-    convert_variables_to_constants_v2,
-)
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
-def freeze(function: Callable, specs: Sequence[tf.TensorSpec]) -> Callable:
-    """Compiles a function of tensors with the variables it reads as
-    constants, as they are now.
+def freeze(function: Callable, specs: "Sequence[tf.TensorSpec]") -> Callable:
+    """Compiles a function of tensors with its variables as constants.
 
-    TensorFlow then computes once what depends on them alone, such as
-    convolutions' folded kernels and their layout. A single image takes about
-    half the time.
+    The constants are the current values of the variables. TensorFlow then
+    computes only once what depends on constants alone, such as folded
+    convolution kernels and their memory layout. The latency of a small network
+    at batch size 1 is about half of that with variables.
+
+    Args:
+        function: The function to compile.
+        specs: The shape and dtype of each argument.
     """
+    import tensorflow as tf
+
+    # Private, because TensorFlow has no public function that freezes a
+    # concrete function in memory.
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
     traced = tf.function(function, input_signature=specs, autograph=False)
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
-    # Called directly, it would be optimized anew in every call.
+    # TensorFlow would optimize the frozen function again in every direct call.
     wrapped = tf.function(
         lambda *tensors: frozen(*tensors),
         input_signature=specs,
         autograph=False,
     )
-    # Spares the checks of the arguments, a millisecond for a dozen.
+    # A concrete function skips validating the arguments, which takes a
+    # millisecond for a dozen of them.
     return wrapped.get_concrete_function()

@@ -1,10 +1,10 @@
-"""A cascade cut into functions of tensors, one an exit."""
+"""The exits of a cascade as separate functions of tensors."""
 
 from collections.abc import Callable, Sequence
 
 import keras
-import tensorflow as tf
 
+from keras_resadapt.checks import check_integer
 from keras_resadapt.inference.running.frozen import freeze
 from keras_resadapt.models.cascade import Cascade, CascadeState
 from keras_resadapt.points.operating_point import OperatingPoint
@@ -15,12 +15,18 @@ def cascade_stages(
     temperatures: Sequence[float],
     point: OperatingPoint = OperatingPoint(),
 ) -> list[Callable]:
-    """A function an exit.
+    """Returns one function per exit.
 
-    The first takes images, the others the features that the one before
-    returned. Each returns a list: the logits divided by the exit's
-    temperature, of shape (batch, classes), followed by the features for the
-    next. They are to be traced in their order.
+    The first function takes images. Each other function takes the features
+    that the previous function returned. A function returns a list: the logits
+    divided by the temperature of the exit, of shape (batch, classes), followed
+    by the features for the next function. The functions must be traced in
+    order.
+
+    Args:
+        model: The cascade.
+        temperatures: A number per exit.
+        point: The operating point, for its axes other than the exit.
     """
     structures = {}
 
@@ -48,15 +54,16 @@ def cascade_stages(
 def freeze_stages(
     model: Cascade, temperatures: Sequence[float], resolution: int
 ) -> list[Callable]:
-    """The same functions, compiled with the weights as constants.
+    """Returns the functions of `cascade_stages`, compiled with constant weights.
 
     Args:
         model: The cascade.
-        temperatures: A number an exit, which divides its logits.
-        resolution: Height and width of the images.
+        temperatures: A number per exit, which divides its logits.
+        resolution: Height and width of the images in pixels.
     """
-    size = resolution
-    specs = [tf.TensorSpec((None, size, size, 3), tf.float32)]
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec((None, resolution, resolution, 3), tf.float32)]
     stages = []
     for stage in cascade_stages(model, temperatures):
         stages.append(freeze(stage, specs))
@@ -64,3 +71,24 @@ def freeze_stages(
             tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in stages[-1].outputs[1:]
         ]
     return stages
+
+
+def check_resolution(model: Cascade, resolution: int | None) -> int:
+    """Validates the resolution at which a cascade is to run.
+
+    Args:
+        model: The cascade.
+        resolution: Height and width in pixels; None for the model's own.
+
+    Returns:
+        The resolution.
+
+    Raises:
+        ValueError: If the resolution is not a positive integer, or the model
+            cannot process images of that size.
+    """
+    if resolution is None:
+        return model.resolution
+    resolution = check_integer(resolution, "resolution")
+    model.check_images(keras.KerasTensor((1, resolution, resolution, 3)))
+    return resolution

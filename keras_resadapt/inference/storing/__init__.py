@@ -1,1 +1,1 @@
-"""What is kept of a trained network: fingerprints, logits, thresholds."""
+"""Files about a trained network: fingerprints, logits and thresholds."""

@@ -1,4 +1,4 @@
-"""Tells one trained model from another."""
+"""Fingerprints that identify a trained model."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ _INESSENTIAL = ("name", "dtype", "trainable", "compile_config", "build_config")
 
 
 def model_fingerprint(model: keras.Model) -> str:
-    """A short hash of a model's class, configuration and weights.
+    """Returns a short hash of a model's class, configuration and weights.
 
-    The same after saving and loading, and in every process; another one after
-    any further training. Names, dtypes and what belongs to training alone do
-    not count.
+    The fingerprint is the same after saving and loading and in every process.
+    It changes with any further training. Names, dtypes and the configuration
+    of training have no influence.
     """
     digest = hashlib.sha256()
     digest.update(type(model).__name__.encode())
@@ -26,18 +26,23 @@ def model_fingerprint(model: keras.Model) -> str:
 
 
 def check_fingerprint(model: keras.Model, fingerprint: str, problem: str) -> None:
-    """Raises a `ValueError` that begins with `problem` unless the model has
-    this fingerprint."""
+    """Raises a `ValueError` unless the model has a fingerprint.
+
+    Args:
+        model: The model.
+        fingerprint: The expected fingerprint.
+        problem: The beginning of the error message.
+    """
     own = model_fingerprint(model)
     if own != fingerprint:
         raise ValueError(
-            f"{problem} The fingerprint is {fingerprint!r}, that of "
-            f"{model.name!r} is {own!r}."
+            f"{problem} Its fingerprint is {fingerprint!r}, but the fingerprint "
+            f"of {model.name!r} is {own!r}."
         )
 
 
 def _essential(config):
-    """The configuration, at every depth without what does not count."""
+    """Returns the configuration without the inessential keys, at every depth."""
     if isinstance(config, dict):
         return {
             key: _essential(value)
