@@ -1,4 +1,4 @@
-"""Draws what a trained network does on a data set.
+r"""Draws what a trained network does on a data set.
 
     python examples/analyze.py --model=runs/demo_msnet/model.keras \
         --beside=runs/demo_rsnet48/model.keras --crop_fraction=1 \

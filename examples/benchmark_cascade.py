@@ -1,4 +1,4 @@
-"""Whether stopping early saves the time that it saves in multiply-adds.
+r"""Whether stopping early saves the time that it saves in multiply-adds.
 
 Runs a trained cascade on real pictures, with the thresholds for a budget:
 

@@ -1,4 +1,4 @@
-"""Compares trained cascades at equal budgets (RANet, figures 5 and 6).
+r"""Compares trained cascades at equal budgets (RANet, figures 5 and 6).
 
 Takes the folders that train_ranet.py and train_msnet.py wrote: the logits in
 them are enough, no network runs again.

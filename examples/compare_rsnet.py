@@ -1,4 +1,4 @@
-"""RS-Net against its baselines on one data set (RS-Net, table 2's columns).
+r"""RS-Net against its baselines on one data set (RS-Net, table 2's columns).
 
 Trains, with the same epochs and the same pictures:
   rsnet      all resolutions in parallel, with ensemble distillation

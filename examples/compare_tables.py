@@ -1,4 +1,4 @@
-"""Query tables of several networks in one plot, and at equal budgets.
+r"""Query tables of several networks in one plot, and at equal budgets.
 
     python examples/compare_tables.py --output=compared.png \
         --tables=runs/mutual/query_table.json,runs/us_net/query_table.json

@@ -1,4 +1,4 @@
-"""Exports a trained classifier as a SavedModel for TensorFlow Serving.
+r"""Exports a trained classifier as a SavedModel for TensorFlow Serving.
 
     python examples/export_savedmodel.py \
         --model=pets.keras --output=served/pets/1 --class_names=pets.txt

@@ -1,4 +1,4 @@
-"""Asks TensorFlow Serving what is in some pictures.
+r"""Asks TensorFlow Serving what is in some pictures.
 
     python examples/serving_client.py --address=localhost:8500 --model=pets \
         --signature=r160 --images a.jpg b.png

@@ -56,10 +56,42 @@ class Recipe:
                 f"Received: milestones={self.milestones}"
             )
 
-    def optimizer(self, steps_per_epoch: int, batch_size: int, **kwargs) -> SGD:
-        """Returns the optimizer, with the rate scaled linearly to a batch size.
+    def schedule(
+        self, steps_per_epoch: int, batch_size: int, accumulation_steps: int = 1
+    ) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the schedule, with the rate scaled linearly to a batch size.
 
-        Its learning rate is a schedule, which callbacks such as
+        Args:
+            steps_per_epoch: The number of steps per epoch, at least 1.
+            batch_size: The number of images per step, over all replicas, at
+                least 1.
+            accumulation_steps: The number of steps per weight update, at
+                least 1.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        check_number("steps_per_epoch", steps_per_epoch, lowest=1)
+        check_number("batch_size", batch_size, lowest=1)
+        check_number("accumulation_steps", accumulation_steps, lowest=1)
+        rate = self.learning_rate * batch_size * accumulation_steps / self.batch_size
+        # Keras passes the number of steps to schedules, not of updates.
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        steps = self.epochs * steps_per_epoch
+        if self.milestones is None:
+            return keras.optimizers.schedules.CosineDecay(
+                0.0 if warmup else rate,
+                decay_steps=max(1, steps - warmup),
+                warmup_target=rate if warmup else None,
+                warmup_steps=warmup,
+            )
+        milestones = [round(fraction * steps) for fraction in self.milestones]
+        return MultiStepDecay(rate, milestones, warmup)
+
+    def optimizer(self, steps_per_epoch: int, batch_size: int, **kwargs) -> SGD:
+        """Returns the optimizer, with the learning rate of `schedule`.
+
+        The learning rate is a schedule, which callbacks such as
         `keras.callbacks.LearningRateScheduler` cannot set. For these, use
         `SGD` with a number as `learning_rate`.
 
@@ -72,28 +104,9 @@ class Recipe:
         Raises:
             ValueError: If an argument is out of range.
         """
-        check_number("steps_per_epoch", steps_per_epoch, lowest=1)
-        check_number("batch_size", batch_size, lowest=1)
-        accumulation = kwargs.get("gradient_accumulation_steps") or 1
-        rate = self.learning_rate * batch_size * accumulation / self.batch_size
-        # Keras passes the number of steps to schedules, not of updates.
-        warmup = round(self.warmup_epochs * steps_per_epoch)
-        steps = self.epochs * steps_per_epoch
-        if self.milestones is None:
-            schedule = keras.optimizers.schedules.CosineDecay(
-                0.0 if warmup else rate,
-                decay_steps=max(1, steps - warmup),
-                warmup_target=rate if warmup else None,
-                warmup_steps=warmup,
-            )
-        else:
-            schedule = MultiStepDecay(
-                rate,
-                [round(fraction * steps) for fraction in self.milestones],
-                warmup,
-            )
+        accumulation_steps = kwargs.get("gradient_accumulation_steps") or 1
         return SGD(
-            schedule,
+            self.schedule(steps_per_epoch, batch_size, accumulation_steps),
             self.momentum,
             self.nesterov,
             self.weight_decay,
