@@ -1,22 +1,26 @@
 """What the command lines of all scripts share: flags, help and errors.
 
-Import this module before TensorFlow and `keras_resadapt`: it silences what
-TensorFlow prints when it is loaded on a machine without a GPU.
+Import this module before Keras: it silences TensorFlow's start-up messages.
 """
 
-import contextlib
 import dis
 import errno
 import inspect
 import os
 import sys
-import tempfile
 import textwrap
 import types
 import zipfile
 from collections.abc import Callable
 
+import quiet_tensorflow  # noqa: F401, first: it silences TensorFlow
+
+# isort: split
+
+import keras
 from absl import app, flags
+
+import keras_resadapt
 
 FLAGS = flags.FLAGS
 EXAMPLES = os.path.dirname(os.path.abspath(__file__))
@@ -27,41 +31,6 @@ USER_ERRNOS = {
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EEXIST),
     *(errno.ENOTDIR, errno.EISDIR),
 }
-START_UP_MESSAGES = ("All log messages before absl", "port.cc", "cudart_stub", "cuInit")
-
-
-@contextlib.contextmanager
-def without_start_up_messages():
-    """Drops TensorFlow's start-up messages, which its log level does not reach.
-
-    They are written to file descriptor 2 by C++ code, before its logging is
-    set up. All other lines are passed on when the block ends.
-    """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            captured.seek(0)
-            for line in captured.read().decode(errors="replace").splitlines():
-                if not any(message in line for message in START_UP_MESSAGES):
-                    print(line, file=sys.stderr)
-
-
-if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") >= "2":
-    with without_start_up_messages():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices("GPU")
-
-import keras
-
-import keras_resadapt
-
 PACKAGE = os.path.dirname(os.path.abspath(keras_resadapt.__file__))
 
 

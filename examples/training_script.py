@@ -161,7 +161,7 @@ def run(script: Script) -> None:
             with atomic_path(path_of("model.keras")) as temporary:
                 model.save(temporary)
             script.report(model, sources)
-        save_class_names(sources.train.class_names)
+        data.write_class_names(path_of("class_names.txt"), sources.train.class_names)
         save_samples(sources.validation, path_of("samples"))
         print_summary(sources)
 
@@ -248,15 +248,6 @@ def _text(value) -> str:
 def save_flags(recipe: training.Recipe) -> None:
     """Writes the flags of the run to `flags.json`."""
     write_json(path_of("flags.json"), flag_values(recipe))
-
-
-def save_class_names(names: Sequence[str]) -> None:
-    """Writes the class names, one per line, in the order of the logits."""
-    with (
-        atomic_path(path_of("class_names.txt")) as temporary,
-        open(temporary, "w", encoding="utf-8") as file,
-    ):
-        file.writelines(f"{name}\n" for name in names)
 
 
 def save_samples(source: data.ImageSource, folder: str, count: int = 4) -> None:
