@@ -46,7 +46,7 @@ RATIOS = (
     ("pipeline", "ours"),
     ("fed", "ours"),
 )
-flags.DEFINE_list("contestants", CONTESTANTS, "What to measure.")
+flags.DEFINE_list("contestants", list(CONTESTANTS), "What to measure.")
 flags.DEFINE_string("worker", None, "Internal: what this process measures.")
 
 

@@ -62,7 +62,9 @@ flags.DEFINE_bool(
     True,
     "With --bits=2/2, use one basis per resolution instead of one for all.",
 )
-flags.DEFINE_list("seeds", ["0"], "Seeds; the comparison is repeated for each.")
+shared_flags.define_integers(
+    "seeds", [0], "Seeds; the comparison is repeated for each.", minimum=0
+)
 flags.DEFINE_list("runs", ["rsnet", "parallel", "inet"], "The networks to train.")
 flags.DEFINE_string("save_to", None, "A folder for the trained networks.")
 flags.DEFINE_string("results", "runs/compare.jsonl", "The results, lines of JSON.")
@@ -261,7 +263,7 @@ def main():
     }
     os.makedirs(os.path.dirname(FLAGS.results) or ".", exist_ok=True)
     finished = {(row["run"], row["seed"]) for row in read_rows(FLAGS.results)}
-    for seed in (int(s) for s in FLAGS.seeds):
+    for seed in FLAGS.seeds:
         for name, trained, distillation in planned_runs(resolutions):
             if (name, seed) in finished:
                 continue

@@ -32,19 +32,30 @@ flags.disclaim_key_flags()
 
 
 class _IntegersParser(flags.ListParser):
-    """Parses positive integers separated by commas."""
+    """Parses integers separated by commas."""
+
+    def __init__(self, minimum: int):
+        super().__init__()
+        self.minimum = minimum
 
     def parse(self, argument):
-        values = [int(value) for value in super().parse(argument)]
-        if not values or min(values) < 1:
-            raise ValueError("must be positive integers separated by commas")
+        try:
+            values = [int(value) for value in super().parse(argument)]
+        except ValueError:
+            values = []
+        if not values or min(values) < self.minimum:
+            raise ValueError(
+                f"must be integers of at least {self.minimum}, separated by commas"
+            )
         return values
 
 
-def define_integers(name: str, default: Sequence[int] | None, description: str) -> None:
-    """Defines a flag of positive integers, such as `--resolutions=48,32,16`."""
+def define_integers(
+    name: str, default: Sequence[int] | None, description: str, minimum: int = 1
+) -> None:
+    """Defines a flag of several integers, such as `--resolutions=48,32,16`."""
     flags.DEFINE(
-        _IntegersParser(),
+        _IntegersParser(minimum),
         name,
         default and list(default),
         description,

@@ -287,10 +287,12 @@ def load_sources(held_out: float = 0.0) -> Sources:
         shared_flags.load_source(split, download=FLAGS.download, cache=FLAGS.cache)
         for split in ("train", "validation")
     )
+    # Now, and not after the training. Keras then knows the number of batches.
+    data.check_pictures(validation)
     kept = None
     if held_out:
         train_source, kept = train_source.hold_out(held_out)
-        data.check_pictures(kept)  # now, and not after the training
+        data.check_pictures(kept)
     if train_source.num_examples < FLAGS.batch_size:
         raise app.UsageError(
             "--batch_size must not be larger than the training set of "
