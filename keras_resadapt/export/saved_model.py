@@ -184,7 +184,7 @@ def _check_thresholds(thresholds, model) -> Thresholds | None:
     return thresholds
 
 
-def _check_quantization(model, points) -> Classifier:
+def _check_quantization(model, points) -> Network:
     """Returns the network to export, with packed weights where possible."""
     scheme = model.scheme
     if scheme is None:
