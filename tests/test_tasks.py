@@ -43,6 +43,9 @@ class PixelRegression(tasks.Task):
         if len(targets.shape) != 4:
             raise ValueError(f"`targets` must be maps. Received: {targets.shape}")
 
+    def target_size(self, targets):
+        return tuple(targets.shape[1:3])
+
     def align(self, outputs, size):
         return layers.resize_to_corners(outputs, size)
 
@@ -122,6 +125,17 @@ def test_the_loss_of_an_rsnet_is_that_of_its_task(maps):
     pairs = [(t, s) for s in range(1, 4) for t in range(s)]
     expected = 2 / 4 * sum(squared(teachers[t], teachers[s]) for t, s in pairs)
     np.testing.assert_allclose(terms["distillation"], expected, rtol=1e-4)
+
+
+def test_outputs_are_aligned_to_the_targets(model, maps):
+    """Evaluation at the size of the targets, which is not that of the images."""
+    model.compile(metrics=["mean_squared_error"])
+    images, targets = maps[0], layers.resize_to_corners(maps[1], (20, 28))
+    logs = model.evaluate(images, targets, verbose=0, return_dict=True)
+    (point, *_) = model.operating_points
+    resized = layers.resize_to_corners(model.logits(images, point), (20, 28))
+    expected = np.mean((np.array(resized) - np.array(targets)) ** 2)
+    np.testing.assert_allclose(logs["mean_squared_error"], expected, rtol=1e-4)
 
 
 def test_profile_save_and_export(model, maps, tmp_path):

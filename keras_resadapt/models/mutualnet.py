@@ -159,10 +159,12 @@ class MutualNet(SwitchableNetwork):
     # === Forward ===
 
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
+        inputs, size = self.split_size(inputs)
         if isinstance(inputs, (list, tuple)):  # in `evaluate`
             images, point = inputs[0], self.full_point
             outputs = self.outputs_at(images, point, training)
-            return {point.name: self.task.align(outputs, tuple(images.shape[1:3]))}
+            size = size or tuple(images.shape[1:3])
+            return {point.name: self.task.align(outputs, size)}
         if training and type(point) in (type(None), OperatingPoint) and in_graph():
             self._before_training()  # of another model that contains this one
         if point is None:
@@ -343,7 +345,8 @@ class MutualNet(SwitchableNetwork):
     def train_step(self, *args):
         """Runs the sandwich: one sub-network after the other, then one update."""
         (data,) = args
-        (images,), y, sample_weight = self._prepare(data)
+        inputs, y, sample_weight = self._prepare(data)
+        (images,), size = self.split_size(inputs)
         drawn = draw_sub_networks(
             self.optimizer.iterations,
             self.seed,
@@ -355,7 +358,7 @@ class MutualNet(SwitchableNetwork):
             (OperatingPoint(width=width), resolution) for width, resolution in drawn
         ]
         loss, logits, gradients = sandwich_gradients(
-            self, images, y, sample_weight, points
+            self, images, y, sample_weight, points, size
         )
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
         for metric in self.metrics:

@@ -31,8 +31,9 @@ class Network(keras.Model):
     `build_from_point`. It defines
 
     - `call(inputs, point, training)`: the outputs at one point for images and a
-      point; a dict of the outputs of all points that it trains for what
-      `prepare_inputs` makes of a batch of images;
+      point; a dict of the aligned outputs of all points that it trains for what
+      `prepare_inputs` makes of a batch of images, or for a dict of these, under
+      `"images"`, and the `"targets"`, if these have a size;
     - `loss_terms`, the named terms of its loss.
 
     It makes its layers of what `layer_set` returns.
@@ -409,7 +410,10 @@ class Network(keras.Model):
         self.task.check_targets(y)
         if sample_weight is not None:
             sample_weight = _flat_weights(sample_weight)
-        return self.prepare_inputs(x), y, sample_weight
+        inputs = self.prepare_inputs(x)
+        if self.task.target_size(y) is not None:  # `call` aligns outputs to it
+            inputs = {"images": inputs, "targets": y}
+        return inputs, y, sample_weight
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True

@@ -132,6 +132,7 @@ class RSNet(SwitchableNetwork):
     # === Forward ===
 
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
+        inputs, size = self.split_size(inputs)
         if not isinstance(inputs, (list, tuple)):
             if point is None:
                 point = self.point_at(inputs)
@@ -139,13 +140,12 @@ class RSNet(SwitchableNetwork):
             self.check_size(inputs, point)
             return self.outputs_at(inputs, point, training)
         self._check_views(inputs)
-        size = tuple(inputs[0].shape[1:3])
         with rounding_kernels_once():
             outputs = {
                 point.name: self.outputs_at(images, point, training)
                 for point, images in zip(self.operating_points, inputs)
             }
-        return self.with_ensemble(outputs, size)
+        return self.with_ensemble(outputs, size or tuple(inputs[0].shape[1:3]))
 
     def with_ensemble(self, outputs: dict, size) -> dict:
         """Returns aligned outputs and their ensemble (equation 5).

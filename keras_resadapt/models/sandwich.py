@@ -44,7 +44,7 @@ def draw_sub_networks(
     ]
 
 
-def sandwich_gradients(model, images, y, sample_weight, sub_networks):
+def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None):
     """Returns the loss of a training step and its gradient (equations 2 to 4).
 
     Each sub-network starts when the gradient of the previous one has been
@@ -55,6 +55,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks):
         images: Tensor at the largest resolution.
         y, sample_weight: Targets and weights, as `fit` passes them.
         sub_networks: Pairs (operating point, resolution).
+        size: Height and width to align outputs to; by default those of the images.
 
     Returns:
         The loss as one replica alone would compute it, the full network's aligned
@@ -65,7 +66,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks):
 
     # TensorFlow's variables: it makes no zero gradients for those of Keras.
     variables = [variable.value for variable in model.trainable_variables]
-    size = tuple(images.shape[1:3])
+    size = size or tuple(images.shape[1:3])
 
     def run(images, point, loss_of):
         with tf.GradientTape() as tape:

@@ -75,6 +75,12 @@ class SwitchableNetwork(Network):
 
     # === Forward ===
 
+    def split_size(self, inputs) -> tuple[Any, tuple | None]:
+        """Returns the images that `call` gets, and the size of the targets or None."""
+        if isinstance(inputs, dict):
+            return inputs["images"], self.task.target_size(inputs["targets"])
+        return inputs, None
+
     def outputs_at(self, images, point: OperatingPoint, training=None) -> Any:
         """Returns the outputs of the task at one point."""
         pyramid = self.backbone(

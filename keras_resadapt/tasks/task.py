@@ -55,8 +55,9 @@ class Task:
 
         Args:
             outputs: Outputs of one operating point.
-            size: Height and width, in pixels, of the largest images of the batch,
-                or of the targets where these are known (`target_size`).
+            size: Height and width in pixels: of the targets in `fit` and `evaluate`,
+                if these have a size (`target_size`); else of the largest images of
+                the batch. Integers, or scalar tensors.
         """
         return outputs
 
