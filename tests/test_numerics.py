@@ -72,7 +72,7 @@ def test_activation_passes_nan_and_gradients():
 # === Convolutions over few channels ===
 
 
-@pytest.mark.parametrize("channels", [3, 8, 15])
+@pytest.mark.parametrize("channels", [3, 8, 15, 16])
 def test_strided_pointwise_convolution(channels):
     conv = layers.Conv2D(4, 1, strides=2, use_bias=True)
     x = np.random.default_rng(0).normal(size=(2, 7, 8, channels)).astype("float32")
@@ -92,7 +92,7 @@ def test_strided_pointwise_convolution(channels):
 
 
 def test_no_strided_pointwise_convolution_of_tensorflow():
-    """Its kernel gradient corrupts the heap for 3 to 15 channels."""
+    """Its kernel gradient corrupts the heap for fewer than 16 channels."""
     from keras_resadapt.quantization import Int8
 
     for quantization in (None, Int8()):
@@ -109,7 +109,9 @@ def test_no_strided_pointwise_convolution_of_tensorflow():
         kernels = [
             op.get_attr("strides")[1:3]
             for op in graph.get_operations()
-            if op.type == "Conv2D" and op.inputs[1].shape[:2] == (1, 1)
+            if op.type == "Conv2D"
+            and op.inputs[1].shape[:2] == (1, 1)
+            and op.inputs[1].shape[2] < 16
         ]
         assert [2, 2] not in kernels
 

@@ -1,11 +1,15 @@
-"""Zero channels that keep TensorFlow's convolutions within their buffers."""
+"""Convolutions over few channels, within the buffers of TensorFlow's kernels.
+
+The gradients of two kinds of convolution write past their buffers (TensorFlow
+2.21 with oneDNN): any over 4 to 7 channels, on processors with AVX2, and 1x1
+ones with a stride over fewer than 16 channels.
+"""
 
 import keras
 from keras import ops
 
-# oneDNN's gradient of a convolution over 4 to 7 input channels writes past its
-# buffers on processors with AVX2 (TensorFlow 2.21).
 _FEWEST = 8
+_FEWEST_OF_STRIDED_POINTWISE = 16
 
 
 def pad_channels(inputs, kernel, most: int | None = None):
@@ -14,8 +18,7 @@ def pad_channels(inputs, kernel, most: int | None = None):
     Args:
         inputs: Tensor of shape (batch, height, width, channels).
         kernel: Tensor of shape (height, width, channels, filters).
-        most: The largest number of channels that inputs of an unknown number
-            can have; by default their number is known.
+        most: Upper bound on the number of channels, where it is unknown.
 
     Returns:
         The inputs and the kernel, unchanged or with zeros appended.
@@ -37,3 +40,26 @@ def _append_zeros(x, count, axis):
     shape = ops.shape(x)
     zeros = ops.zeros((*shape[:axis], count, *shape[axis + 1 :]), x.dtype)
     return ops.concatenate([x, zeros], axis=axis)
+
+
+def without_stride(inputs, kernel_size, strides):
+    """Returns inputs and strides with which TensorFlow's convolution is safe.
+
+    A 1x1 convolution with a stride over few channels becomes a selection of
+    pixels and a convolution of stride 1.
+
+    Args:
+        inputs: Tensor of shape (batch, height, width, channels).
+        kernel_size: Pair of integers.
+        strides: Pair of integers.
+    """
+    channels = inputs.shape[-1]
+    if (
+        keras.backend.backend() != "tensorflow"
+        or tuple(kernel_size) != (1, 1)
+        or set(strides) == {1}
+        or (channels is not None and channels >= _FEWEST_OF_STRIDED_POINTWISE)
+    ):
+        return inputs, strides
+    # Of a single pixel; slicing takes twice as long, and its gradient, too.
+    return ops.average_pool(inputs, 1, strides, padding="valid"), (1, 1)

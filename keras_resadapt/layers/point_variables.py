@@ -24,18 +24,19 @@ class PointVariables:
     def adding_to(self, resolution, width):
         """Permits new variables, and yields their key in `of_points`."""
         # Keras has no public way to add a variable to a built layer. Its own
-        # layers unlock their tracker for that, too (`Layer.quantize`).
+        # layers unlock their tracker as well, in `Dense.enable_lora`.
         self._tracker.unlock()
         yield _key(resolution, width)
         self._tracker.lock()
 
     def forget_statistics(self) -> None:
         """Drops the variables of all points but the full network."""
-        # Keras has no public way to remove a variable from a layer.
-        self._tracker.unlock()
+        # Keras only removes variables that are attributes by public means.
         for variables in self.of_points.values():
             for variable in variables:
                 self._untrack_variable(variable)
+        # The dict is tracked as well, and locked after `build`.
+        self._tracker.unlock()
         self.of_points.clear()
         self._tracker.lock()
 

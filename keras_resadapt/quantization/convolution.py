@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D, subsample
+from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
+from keras_resadapt.layers.few_channels import without_stride
 from keras_resadapt.layers.folding import fold_bias
 from keras_resadapt.layers.slimmable import SlimmableConv2D, SlimmableDepthwiseConv2D
 from keras_resadapt.quantization.integer_offset import adds_integers, integer_offset
@@ -125,20 +126,16 @@ class _SpatialKernel(QuantizedConvolution):
 
     def convolution_op(self, inputs, kernel):
         if self.groups > 1:
-            return self.grouped_convolution(inputs, self.rounded(kernel))
-        strides = self.strides
-        if self.is_pointwise():  # but a convolution, which LiteRT has in integers
-            inputs, strides = subsample(inputs, strides), 1
-        # LiteRT only recognizes kernels that are rounded last.
+            kernel = self.rounded(kernel)
+        return super().convolution_op(inputs, kernel)
+
+    def convolve_group(self, inputs, kernel):
+        # Never a matrix product: LiteRT's has no scale per output channel.
+        inputs, strides = without_stride(inputs, self.kernel_size, self.strides)
         inputs, kernel = self.pad_channels(inputs, kernel)
-        return ops.conv(
-            inputs,
-            self.rounded(kernel),
-            strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-        )
+        if self.groups == 1:  # last, or LiteRT does not recognize it
+            kernel = self.rounded(kernel)
+        return self.spatial_convolution(inputs, kernel, strides)
 
 
 class _DepthwiseKernel(QuantizedConvolution):

@@ -96,11 +96,9 @@ class PackedConvolution:
     def build(self, input_shape):
         super().build(input_shape)
         self._kernel_shape = tuple(self.kernel.shape)
-        # Keras has no public way to remove a variable from a layer. Its own
-        # `Layer.quantize` replaces kernels by these calls.
-        self._tracker.unlock()
+        # `del`, the public way to remove a variable from a layer, would collect
+        # garbage once per layer.
         self._untrack_variable(self.kernel)
-        self._tracker.lock()
         self.forget_kernel()
 
     def forget_kernel(self) -> None:

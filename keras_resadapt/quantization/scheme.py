@@ -208,6 +208,8 @@ _FLOAT_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance", "bias")
 
 def check_quantized(model: keras.Model) -> None:
     """Raises a `ValueError` for a layer whose weights stay in float by mistake."""
+    # Keras lists all nested layers, and the variables of a layer without those
+    # of its sublayers, in private attributes only.
     for layer in model._flatten_layers(include_self=False):
         if getattr(layer, "stays_in_float", False) or (
             getattr(layer, "weight_quantizer", None) is not None
