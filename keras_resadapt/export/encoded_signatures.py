@@ -75,4 +75,6 @@ def _encoded_signature(signature: Signature, decoding: Decoding) -> Signature:
         images = tf.map_fn(preprocess, images, fn_output_signature=decoded)
         return signature.function(images, *tensors)
 
-    return signature_of(run, [tf.TensorSpec((None,), tf.string, name="images"), *others])
+    return signature_of(
+        run, [tf.TensorSpec((None,), tf.string, name="images"), *others]
+    )
