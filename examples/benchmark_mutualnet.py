@@ -1,55 +1,63 @@
-"""Speed and memory of a slimmable MobileNet.
+"""Measures the speed and the memory of a slimmable MobileNet.
 
     python examples/benchmark_mutualnet.py
 
-In turns, medians:
-  step           the sandwich of a training step, with its update
-  stock          its four passes and the update in four stock Keras networks,
-                 each of one width, from images of its resolution
-  slim_R_W       a pass at a narrow point; `frozen`: with constant weights
-  stock_R_W      the same of a stock Keras network of that width
-Beside it, the peak memory of a process that takes steps with one sub-network
-after the other, and of one that keeps the activations of all four.
+The following take turns, and the medians are reported.
+
+Training:
+  step     a training step by the sandwich rule, with its update
+  stock    the same four passes and the update in four stock Keras networks, each
+           of one width and on images of its resolution
+Inference:
+  slim     a pass at a narrow operating point
+  frozen   the same pass with constant weights
+  stock    a pass of a stock Keras network of that width
+
+Peak memory:
+  sandwich   training steps with one sub-network after the other
+  at_once    training steps that keep the activations of all sub-networks
 """
 
-import os
 import statistics
 import subprocess
 import sys
-import time
 
+import command_line  # first: it silences TensorFlow
 import keras
 import numpy as np
+import shared_flags
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
+from tables import print_table
 
-# Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import OperatingPoint, inference, layers, training
+from keras_resadapt import OperatingPoint, inference, layers, timing, training
 from keras_resadapt.inference.running.frozen import freeze
 from keras_resadapt.models.sandwich import sandwich_gradients
 from keras_resadapt.points.operating_point import DrawnWidth
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("batch_size", 16, "Pictures a step.")
-flags.DEFINE_integer("rounds", 11, "Timed steps.")
+flags.DEFINE_integer("batch_size", 16, "Images per step.", lower_bound=1)
+flags.DEFINE_integer("rounds", 11, "Timed steps.", lower_bound=1)
 flags.DEFINE_list(
     "points",
     ["224x1", "192x0.7", "160x0.5", "128x0.25"],
-    "Resolution and width of the step's sub-networks, the full one first.",
+    "Resolution and width of each sub-network of a step, the full network first.",
 )
-flags.DEFINE_list("batch_sizes", ["1", "16"], "Of the narrow passes.")
-flags.DEFINE_enum("memory", None, ["sandwich", "at_once"], "Internal: measure this.")
+shared_flags.define_integers("batch_sizes", [1, 16], "Batch sizes of inference.")
+flags.DEFINE_enum(
+    "memory", None, ["sandwich", "at_once"], "Internal: what this process measures."
+)
 
 
 def points():
-    """Pairs (width, resolution)."""
+    """Returns pairs (width, resolution)."""
     pairs = (point.split("x") for point in FLAGS.points)
     return [(float(width), int(resolution)) for resolution, width in pairs]
 
 
 def stock_mobilenet(width, resolution):
-    """MobileNet from stock Keras layers, as wide as ours at this width."""
+    """Builds a MobileNet of stock Keras layers, as wide as ours at this width."""
 
     def channels(filters):
         return layers.slim_channels(filters, width)
@@ -80,13 +88,13 @@ def stock_mobilenet(width, resolution):
 
 
 def our_step():
-    """The step, and the one that keeps everything alive."""
+    """Returns the network, its step, and a step that keeps all activations."""
     (_, size), *rest = points()
     model = keras_resadapt.MutualMobileNetV1(preprocessing=None)
     model.compile(training.MUTUALNET.optimizer(100, FLAGS.batch_size))
     model.optimizer.build(model.trainable_variables)
     images, labels = batch(size)
-    # The first is always the smallest, the others are drawn.
+    # The smallest width is constant, all others are drawn in the step.
     rest = sorted(rest)
     sub_networks = [
         (
@@ -128,6 +136,7 @@ def our_step():
 
 
 def batch(size):
+    """Returns random images and labels."""
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (FLAGS.batch_size, size, size, 3))
     labels = rng.integers(0, 1000, FLAGS.batch_size)
@@ -135,7 +144,7 @@ def batch(size):
 
 
 def stock_passes():
-    """Functions that each run one pass forward and back."""
+    """Returns functions that each run one forward and one backward pass."""
     passes = []
     for i, (width, size) in enumerate(points()):
         model = stock_mobilenet(width, size)
@@ -166,47 +175,51 @@ def stock_passes():
 
 
 def take_turns(contestants, rounds):
-    """Seconds of each, by name, a list of rounds."""
-    for run in contestants.values():
-        run()
-        run()
-    times = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            tf.nest.map_structure(lambda x: x.numpy(), run())
-            times[name].append(time.perf_counter() - start)
-    return times
+    """Returns the milliseconds of each contestant, a list of rounds by name."""
+
+    def waiting(run):
+        return lambda: tf.nest.map_structure(lambda x: x.numpy(), run())
+
+    functions = {name: waiting(run) for name, run in contestants.items()}
+    return timing.time_in_turns(functions, rounds)
 
 
 def ratio(times, name, other):
+    """Returns the median ratio of the times of two contestants."""
     return statistics.median(a / b for a, b in zip(times[name], times[other]))
 
 
 def measure_memory():
+    """Takes three steps, and prints the peak memory of this process in GB."""
     _, step, at_once = our_step()
     run = step if FLAGS.memory == "sandwich" else at_once
     for _ in range(3):
         run().numpy()
-    # Not `getrusage`, which remembers the parent's peak
+    # Not `getrusage`, which includes the peak of the parent process
     with open("/proc/self/status") as file:
         (peak,) = [line for line in file if line.startswith("VmHWM")]
-    print(f"peak {int(peak.split()[1]) / 1e6:.2f} GB")
+    print(f"{int(peak.split()[1]) / 1e6:.2f}")
 
 
-def main(_):
-    if FLAGS.memory:
-        return measure_memory()
-    model, step, _ = our_step()
+def benchmark_step(model, step):
+    """Measures the training step against stock Keras networks."""
     passes = stock_passes()
     times = take_turns(
         {"step": step, "stock": lambda: [one() for one in passes]},
         FLAGS.rounds,
     )
-    for name, values in times.items():
-        print(f"{name:12}{1e3 * statistics.median(values):10.0f} ms")
-    print(f"step / stock: {ratio(times, 'step', 'stock'):.2f}", flush=True)
+    print_table(
+        ["training", "median ms", "ratio to stock"],
+        [
+            [name, f"{statistics.median(ms):.0f}", f"{ratio(times, name, 'stock'):.2f}"]
+            for name, ms in times.items()
+        ],
+    )
 
+
+def benchmark_inference(model):
+    """Measures passes at the narrow points against stock Keras networks."""
+    rows = []
     for width, size in points()[1:]:
         point = OperatingPoint(size, width)
         images = tf.constant(np.zeros((32, size, size, 3), "float32"))
@@ -214,7 +227,7 @@ def main(_):
             model, [(images, np.zeros(32, int))], [point], verbose=False
         )
         stock = stock_mobilenet(width, size)
-        for count in map(int, FLAGS.batch_sizes):
+        for count in FLAGS.batch_sizes:
             images = tf.random.uniform((count, size, size, 3))
             spec = tf.TensorSpec(images.shape)
             slim = tf.function(lambda x: model.logits(x, point), [spec])
@@ -228,27 +241,44 @@ def main(_):
                 },
                 5 * FLAGS.rounds,
             )
-            medians = "  ".join(
-                f"{name} {1e3 * statistics.median(values):.2f} ms"
-                for name, values in times.items()
+            rows.append(
+                [
+                    f"{point.name}, batch size {count}",
+                    *(f"{statistics.median(ms):.2f}" for ms in times.values()),
+                    f"{ratio(times, 'slim', 'stock'):.2f}",
+                    f"{ratio(times, 'frozen', 'stock'):.2f}",
+                ]
             )
-            print(
-                f"{point.name}, batch {count}: {medians}  slim / stock: "
-                f"{ratio(times, 'slim', 'stock'):.2f}, frozen / stock: "
-                f"{ratio(times, 'frozen', 'stock'):.2f}",
-                flush=True,
-            )
+    print_table(
+        ["inference", "slim, ms", "frozen, ms", "stock, ms", "slim / stock"]
+        + ["frozen / stock"],
+        rows,
+    )
+
+
+def benchmark_memory():
+    """Measures the peak memory of two ways to train, each in its own process."""
+    rows = []
     for kind in ("sandwich", "at_once"):
-        command = [sys.executable, *sys.argv, f"--memory={kind}"]
         result = subprocess.run(
-            command,
-            env=os.environ,
+            [sys.executable, *sys.argv, f"--memory={kind}"],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
-        print(f"{kind}: {result.stdout.strip()}", flush=True)
+        rows.append([kind, result.stdout.strip()])
+    print_table(["training", "peak memory (GB)"], rows)
+
+
+def main():
+    if FLAGS.memory:
+        measure_memory()
+        return
+    model, step, _ = our_step()
+    benchmark_step(model, step)
+    benchmark_inference(model)
+    benchmark_memory()
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

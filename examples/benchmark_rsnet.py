@@ -1,69 +1,71 @@
-"""Speed of an RS-Net: training step, inference and input pipeline.
-
-Every contestant runs in a process of its own, and they take turns, so that a
-machine that slows down slows them all; the figures are medians and ratios of
-the same rounds. PyTorch (`pip install torch`) takes part where it is
-installed.
+"""Measures the speed of an RS-Net: training step, inference and input pipeline.
 
     python examples/benchmark_rsnet.py --rounds=15
+
+Each contestant runs in its own process, and they take turns, so that a machine
+that slows down slows all of them equally. The medians are reported, and ratios
+within the same rounds. `torch` requires PyTorch (`pip install torch`), and is
+left out where it is not installed.
 """
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 
+import command_line  # first: it silences TensorFlow
+import keras
+import numpy as np
+import shared_flags
+import tensorflow as tf
 from absl import app, flags
+from keras import ops
+from tables import print_table
+
+import keras_resadapt
+from keras_resadapt import data, training
+from keras_resadapt.layers import resize_bilinear
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("resolutions", ["64", "48", "32"], "In pixels.")
-flags.DEFINE_integer("batch_size", 32, "Pictures a step.")
-flags.DEFINE_integer("num_classes", 10, "Classes.")
-flags.DEFINE_integer("rounds", 15, "Timed rounds.")
-flags.DEFINE_integer("steps", 3, "Steps a round.")
-flags.DEFINE_list(
-    "contestants",
-    [
-        "ours",
-        "ours_bfloat16",
-        "torch",
-        "plain",
-        "single",
-        "predict",
-        "plain_predict",
-        "pipeline",
-        "fed",
-    ],
-    "Who takes part.",
+shared_flags.define_integers("resolutions", [64, 48, 32], "Resolutions in pixels.")
+flags.DEFINE_integer("batch_size", 32, "Images per step.", lower_bound=1)
+flags.DEFINE_integer("num_classes", 10, "Number of classes.", lower_bound=1)
+flags.DEFINE_integer("rounds", 15, "Timed rounds.", lower_bound=1)
+flags.DEFINE_integer("steps", 3, "Steps per round.", lower_bound=1)
+CONTESTANTS = (
+    *("ours", "ours_bfloat16", "torch", "plain", "single"),
+    *("predict", "plain_predict", "pipeline", "fed"),
 )
-flags.DEFINE_string("worker", None, "Internal: run this contestant.")
-
-
-def resolutions():
-    return [int(r) for r in FLAGS.resolutions]
+RATIOS = (
+    ("ours", "torch"),
+    ("ours_bfloat16", "torch"),
+    ("ours", "plain"),
+    ("ours", "single"),
+    ("predict", "plain_predict"),
+    ("pipeline", "ours"),
+    ("fed", "ours"),
+)
+flags.DEFINE_list("contestants", list(CONTESTANTS), "What to measure.")
+flags.DEFINE_string("worker", None, "Internal: what this process measures.")
 
 
 # === Contestants: functions that return a function that runs one step ===
 
 
 def batch(size):
-    import numpy as np
-
+    """Returns random images and labels."""
     rng = np.random.default_rng(0)
     shape = (FLAGS.batch_size, size, size, 3)
     images = rng.uniform(0, 255, shape).astype("float32")
     return images, rng.integers(0, FLAGS.num_classes, FLAGS.batch_size)
 
 
-def fit_step(model, data):
-    """One step of `fit`, as its loop runs it."""
-    import tensorflow as tf
-
-    if not isinstance(data, tf.data.Dataset):
-        data = tf.data.Dataset.from_tensors(data).repeat()
-    iterator = iter(data)
+def fit_step(model, batches):
+    """Returns a training step, run as in the loop of `fit`."""
+    if not isinstance(batches, tf.data.Dataset):
+        batches = tf.data.Dataset.from_tensors(batches).repeat()
+    iterator = iter(batches)
     model.make_train_function()
 
     def step():
@@ -74,39 +76,35 @@ def fit_step(model, data):
 
 
 def our_model(sizes, **kwargs):
-    import keras_resadapt
-    from keras_resadapt import training
-
+    """Builds and compiles an RS-Net-18."""
     model = keras_resadapt.RSNet18(FLAGS.num_classes, sizes, **kwargs)
     model.compile(training.SGD(0.1, weight_decay=1e-4), metrics=["accuracy"])
     return model
 
 
 def ours():
-    """The step of `compile()` and `fit()` with full distillation."""
-    return fit_step(our_model(resolutions()), batch(resolutions()[0]))
+    """A training step with full distillation."""
+    return fit_step(our_model(FLAGS.resolutions), batch(FLAGS.resolutions[0]))
 
 
 def ours_bfloat16():
-    import keras
-
-    import keras_resadapt  # noqa: F401, before keras
-
+    """The same step in mixed bfloat16."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     return ours()
 
 
 def single():
-    """One step of a network of its own at each resolution, one after another,
-    from pictures at the largest one: what a step over all is made of."""
-    size = resolutions()[0]
-    steps = [fit_step(_single_model(r, size), batch(size)) for r in resolutions()]
+    """One step of a separate network at each resolution.
+
+    They run one after another, on images of the largest resolution. These are
+    the parts of a step over all resolutions.
+    """
+    size = FLAGS.resolutions[0]
+    steps = [fit_step(_single_model(r, size), batch(size)) for r in FLAGS.resolutions]
     return lambda: [step() for step in steps]
 
 
 def _single_model(resolution, size):
-    from keras_resadapt.layers import resize_bilinear
-
     model = our_model([resolution])
     prepare = model.prepare_inputs
 
@@ -118,15 +116,9 @@ def _single_model(resolution, size):
 
 
 def plain():
-    """The same step as one would write it from stock Keras parts."""
-    import keras
-    import tensorflow as tf
-    from keras import ops
-
-    import keras_resadapt  # noqa: F401, before keras
-
-    sizes = resolutions()
-    trunk = PlainResNet18(keras, FLAGS.num_classes, len(sizes))
+    """The same step, written with stock Keras layers and losses."""
+    sizes = FLAGS.resolutions
+    trunk = PlainResNet18(FLAGS.num_classes, len(sizes))
     inputs = keras.Input((sizes[0], sizes[0], 3))
 
     class Plain(keras.Model):
@@ -177,18 +169,16 @@ def plain():
 
 
 class PlainResNet18:
-    """ResNet-18 in the style of keras.applications, with layers to share."""
+    """ResNet-18 in the style of `keras.applications`, with shared convolutions."""
 
-    def __init__(self, keras, num_classes, branches=1):
-        self.layers = keras.layers
-        self.keras = keras
+    def __init__(self, num_classes, branches=1):
         self.num_classes = num_classes
         self.branches = branches
         self.shared = {}
 
     def _conv(self, x, filters, kernel_size, strides, name):
         if name not in self.shared:
-            self.shared[name] = self.layers.Conv2D(
+            self.shared[name] = keras.layers.Conv2D(
                 filters,
                 kernel_size,
                 strides=strides,
@@ -198,12 +188,12 @@ class PlainResNet18:
         return self.shared[name](x)
 
     def _bn(self, x):
-        return self.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
     def network(self, inputs, branch=0):
-        relu = self.keras.ops.relu
+        relu = keras.ops.relu
         x = relu(self._bn(self._conv(inputs, 64, 7, 2, "stem")))
-        x = self.layers.MaxPooling2D(3, 2, padding="same")(x)
+        x = keras.layers.MaxPooling2D(3, 2, padding="same")(x)
         for i, filters in enumerate((64, 128, 256, 512)):
             for j in range(2):
                 strides = 2 if i and not j else 1
@@ -213,20 +203,20 @@ class PlainResNet18:
                 if strides > 1:
                     x = self._bn(self._conv(x, filters, 1, strides, name + "c"))
                 x = relu(x + y)
-        x = self.layers.GlobalAveragePooling2D()(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
         if "fc" not in self.shared:
-            self.shared["fc"] = self.layers.Dense(self.num_classes)
-        return self.keras.Model(inputs, self.shared["fc"](x))
+            self.shared["fc"] = keras.layers.Dense(self.num_classes)
+        return keras.Model(inputs, self.shared["fc"](x))
 
 
 def torch():
-    """The step in PyTorch, as the authors' training loop has it."""
+    """The step in PyTorch, as in the authors' training loop."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
     torch.set_num_threads(os.cpu_count())
-    sizes = resolutions()
+    sizes = FLAGS.resolutions
 
     class SwitchableNorm(nn.Module):
         def __init__(self, channels):
@@ -328,27 +318,21 @@ def torch():
 
 
 def predict():
-    """A pass of our network at its largest resolution, by `predict`'s step."""
-    return _predict_step(our_model(resolutions()))
+    """A pass of our network at its largest resolution, run as in `predict`."""
+    return _predict_step(our_model(FLAGS.resolutions))
 
 
 def plain_predict():
     """The same pass of the stock network."""
-    import keras
-
-    import keras_resadapt  # noqa: F401, before keras
-
-    size = resolutions()[0]
+    size = FLAGS.resolutions[0]
     inputs = keras.Input((size, size, 3))
-    model = PlainResNet18(keras, FLAGS.num_classes).network(inputs)
+    model = PlainResNet18(FLAGS.num_classes).network(inputs)
     model.compile(jit_compile=False)
     return _predict_step(model)
 
 
 def _predict_step(model):
-    import tensorflow as tf
-
-    images = tf.constant(batch(resolutions()[0])[0])
+    images = tf.constant(batch(FLAGS.resolutions[0])[0])
     model.make_predict_function()
 
     def step():
@@ -358,23 +342,18 @@ def _predict_step(model):
 
 
 def pipeline():
-    """One training batch of the input pipeline, from JPEG files in memory."""
+    """A training batch of the input pipeline, from JPEG images in memory."""
     batches = iter(_training_batches())
     return lambda: next(batches)[0].numpy()
 
 
 def fed():
     """Our step, fed by the pipeline."""
-    return fit_step(our_model(resolutions()), _training_batches())
+    return fit_step(our_model(FLAGS.resolutions), _training_batches())
 
 
 def _training_batches():
-    import numpy as np
-    import tensorflow as tf
-
-    from keras_resadapt import data
-
-    size = resolutions()[0]
+    size = FLAGS.resolutions[0]
     rng = np.random.default_rng(0)
     pictures = [
         tf.io.encode_jpeg(
@@ -398,11 +377,11 @@ def _training_batches():
     return data.training_batches(source, FLAGS.batch_size, size, seed=0)
 
 
-# === The race ===
+# === Processes that take turns ===
 
 
 def work(name):
-    """Worker: prepares, then runs as many steps as each line asks for."""
+    """Runs a contestant: as many steps as each line of stdin contains."""
     step = globals()[name]()
     for _ in range(3):
         step()
@@ -416,7 +395,7 @@ def work(name):
 
 
 class Contestant:
-    """A worker process that runs steps when asked to."""
+    """A process that runs the steps of a contestant."""
 
     def __init__(self, name):
         self.process = subprocess.Popen(
@@ -437,7 +416,7 @@ class Contestant:
         for line in self.process.stdout:
             if line.startswith(word):
                 return line.split()[1:]
-        raise RuntimeError("A contestant died.")
+        raise RuntimeError("The process of a contestant ended.")
 
     def run(self, steps):
         self.process.stdin.write(f"{steps}\n")
@@ -449,48 +428,64 @@ class Contestant:
         self.process.wait()
 
 
-def main(_):
-    if FLAGS.worker:
-        return work(FLAGS.worker)
+def start(names) -> dict[str, Contestant]:
+    """Starts the processes of the contestants that can run here."""
     contestants = {}
-    for name in FLAGS.contestants:
+    for name in names:
+        if name not in CONTESTANTS:
+            raise app.UsageError(
+                f"--contestants must be of {', '.join(CONTESTANTS)}. Received: {name!r}"
+            )
         try:
             contestants[name] = Contestant(name)
         except RuntimeError:
-            print(f"{name} cannot take part here (not installed?)")
+            print(f"{name} is left out: it cannot run here. Is it installed?")
+    return contestants
+
+
+def measure(contestants: dict[str, Contestant]) -> dict[str, list[float]]:
+    """Returns the seconds per step of each contestant in each round."""
     times = {name: [] for name in contestants}
     for round_ in range(FLAGS.rounds):
         for name, contestant in contestants.items():
             # Some batches wait in the pipeline's buffer while others run.
-            many = 100 if name == "pipeline" else 1
-            times[name].append(contestant.run(many * FLAGS.steps))
+            factor = 100 if name == "pipeline" else 1
+            times[name].append(contestant.run(factor * FLAGS.steps))
         print(f"\rround {round_ + 1} of {FLAGS.rounds}", end="", flush=True)
+    return times
+
+
+def main():
+    if FLAGS.worker:
+        work(FLAGS.worker)
+        return
+    contestants = start(FLAGS.contestants)
+    times = measure(contestants)
     for contestant in contestants.values():
         contestant.close()
-
-    print(f"\n{'':16}{'median ms':>10}{'min':>8}{'max':>8}   per picture")
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(
-            f"{name:16}{1e3 * median:>10.1f}{1e3 * min(values):>8.1f}"
-            f"{1e3 * max(values):>8.1f}{FLAGS.batch_size / median:>10.0f}/s"
-        )
-    ratios = {}
-    for a, b in (
-        ("ours", "torch"),
-        ("ours_bfloat16", "torch"),
-        ("ours", "plain"),
-        ("ours", "single"),
-        ("predict", "plain_predict"),
-        ("pipeline", "ours"),
-        ("fed", "ours"),
-    ):
-        if a in times and b in times:
-            ratios[f"{a}/{b}"] = statistics.median(
-                x / y for x, y in zip(times[a], times[b])
-            )
-    print(json.dumps({k: round(v, 3) for k, v in ratios.items()}))
+    print_table(
+        ["contestant", "median ms", "min", "max", "images per second"],
+        [
+            [
+                name,
+                *(f"{1e3 * f(s):.1f}" for f in (statistics.median, min, max)),
+                f"{FLAGS.batch_size / statistics.median(s):.0f}",
+            ]
+            for name, s in times.items()
+        ],
+    )
+    print_table(
+        ["contestants", "median ratio"],
+        [
+            [
+                f"{a} / {b}",
+                f"{statistics.median(x / y for x, y in zip(times[a], times[b])):.3f}",
+            ]
+            for a, b in RATIOS
+            if a in times and b in times
+        ],
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,72 +1,107 @@
-"""Compares trained cascades at equal budgets (RANet, figures 5 and 6).
+r"""Compares trained cascades at equal budgets (RANet, figures 5 and 6).
 
-Takes the folders that train_ranet.py and train_msnet.py wrote: the logits in
-them are enough, no network runs again.
+Reads the logits in the folders that train_ranet.py and train_msnet.py wrote. No
+network is run.
 
     python examples/compare_cascades.py --runs=runs/ranet,runs/msdnet \
         --output=runs/compare.png
 """
 
-import json
 import os
 
+import command_line  # first: it silences TensorFlow
 import numpy as np
 from absl import app, flags
+from tables import print_table
 
-import keras_resadapt  # noqa: F401, before keras
 from keras_resadapt import analysis, inference
+from keras_resadapt.files import write_json
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("runs", None, "Folders of finished runs.", required=True)
-flags.DEFINE_string("output", "compare.png", "The plot; a .json beside it.")
-flags.DEFINE_integer("budgets", 8, "Rows of the table.", lower_bound=2)
-flags.DEFINE_enum(
-    "method", "geometric", inference.METHODS, "How to find the thresholds."
+flags.DEFINE_list("runs", None, "Required. Folders of finished runs.", required=True)
+flags.DEFINE_string(
+    "output", "compare.png", "The plot; the numbers are written to a .json file too."
 )
-flags.DEFINE_string("title", "", "Above the plot.")
+flags.DEFINE_integer("budgets", 8, "Number of budgets in the table.", lower_bound=2)
+flags.DEFINE_enum(
+    "method", "geometric", inference.METHODS, "The search for the thresholds."
+)
+flags.DEFINE_string("title", "", "Title of the plot.")
 
 
-def main(_):
-    anytime, sweeps, logits = {}, {}, {}
+def load_logits(run: str) -> list[inference.PointLogits]:
+    """Returns the logits of a run on the held-out and the validation images."""
+    return [
+        inference.PointLogits.load(os.path.join(run, f"{part}_logits.npz"))
+        for part in ("held_out", "validation")
+    ]
+
+
+def load_runs() -> dict[str, list[inference.PointLogits]]:
+    """Returns the logits of all runs, by the names of their folders."""
+    logits = {}
     for run in FLAGS.runs:
         name = os.path.basename(os.path.normpath(run))
         if name in logits:
-            raise app.UsageError(f"Two runs are named {name!r}: rename one.")
-        held_out, test = logits[name] = [
-            inference.PointLogits.load(os.path.join(run, f"{part}_logits.npz"))
-            for part in ("held_out", "validation")
-        ]
-        anytime[name] = inference.anytime(test)
-        rows = inference.budgeted(held_out, test, 60, FLAGS.method)
-        sweeps[name] = [(row.madds, row.accuracy) for row in rows]
-        print(
-            f"{name}: "
-            + ", ".join(
-                f"{madds / 1e6:.1f}M {accuracy:.3f}"
-                for _, madds, accuracy in anytime[name]
+            raise app.UsageError(
+                "--runs must be folders of different names. "
+                f"Received: two folders named {name!r}"
             )
-        )
+        logits[name] = load_logits(run)
+    return logits
 
+
+def print_exits(anytime: dict[str, list]) -> None:
+    """Prints the cost and the accuracy of the exits."""
+    print_table(
+        ["run", "exit", "MAdds (M)", "accuracy"],
+        [
+            [name, exit_name, f"{madds / 1e6:.1f}", f"{accuracy:.4f}"]
+            for name, rows in anytime.items()
+            for exit_name, madds, accuracy in rows
+        ],
+    )
+
+
+def print_budgets(logits: dict[str, list[inference.PointLogits]]) -> None:
+    """Prints the accuracy of each run at budgets that all runs can keep."""
     lowest = max(held_out.madds[0] for held_out, _ in logits.values())
     highest = min(held_out.madds[-1] for held_out, _ in logits.values())
-    budgets = np.linspace(lowest, highest, FLAGS.budgets)
     if lowest > highest:
-        print("There is no budget that all can keep.")
-        budgets = []
-    table = {
-        name: inference.budgeted(held_out, test, budgets, FLAGS.method)
+        print("No budget is in the range of all runs.")
+        return
+    budgets = np.linspace(lowest, highest, FLAGS.budgets)
+    columns = [
+        inference.budgeted(held_out, validation, budgets, FLAGS.method)
+        for held_out, validation in logits.values()
+    ]
+    print_table(
+        ["budget (M)", *logits],
+        [
+            [f"{budget / 1e6:.1f}", *(f"{row.accuracy:.4f}" for row in rows)]
+            for budget, *rows in zip(budgets, *columns)
+        ],
+    )
+
+
+def main():
+    logits = load_runs()
+    anytime = {name: inference.anytime(test) for name, (_, test) in logits.items()}
+    sweeps = {
+        name: [
+            (row.madds, row.accuracy)
+            for row in inference.budgeted(held_out, test, 60, FLAGS.method)
+        ]
         for name, (held_out, test) in logits.items()
     }
-    print(f"\n{'budget (M)':>10}" + "".join(f"{name:>16}" for name in table))
-    for number, budget in enumerate(budgets):
-        print(
-            f"{budget / 1e6:>10.1f}"
-            + "".join(f"{rows[number].accuracy:>16.4f}" for rows in table.values())
-        )
+    print_exits(anytime)
+    print_budgets(logits)
     analysis.plot_accuracy_cost(anytime, FLAGS.output, title=FLAGS.title, sweeps=sweeps)
-    with open(f"{os.path.splitext(FLAGS.output)[0]}.json", "w") as file:
-        json.dump({"anytime": anytime, "budgeted": sweeps}, file, indent=1)
+    write_json(
+        f"{os.path.splitext(FLAGS.output)[0]}.json",
+        {"anytime": anytime, "budgeted": sweeps},
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,20 +1,20 @@
-"""RS-Net against its baselines on one data set (RS-Net, table 2's columns).
+r"""Compares RS-Net with its baselines on a data set (the columns of its table 2).
 
-Trains, with the same epochs and the same pictures:
+Trains the following networks, for the same epochs and on the same images:
   rsnet      all resolutions in parallel, with ensemble distillation
   parallel   all resolutions in parallel, without distillation
-  inet_R     one network a resolution R, trained alone
+  inet_R     one individual network for each resolution R
 
-and evaluates each at every resolution; the largest I-Net at the others too.
-Every finished run is a line of the results file, so that an interrupted
-comparison goes on where it was. At the end comes a table (mean and standard
-deviation over the seeds), and a plot beside the results.
+and evaluates each network at all resolutions. Each finished training is a line of
+the results file, and the same command continues an interrupted comparison. Prints
+a table with the mean and the standard deviation over the seeds, and writes a plot
+to the folder of the results file.
 
     python examples/compare_rsnet.py --dataset=cifar10 --data_dir=DIR \
         --resolutions=32,24,16 --stem=small --results=runs/compare.jsonl
 
-With --bits=2/32 or 2/2 all of them are quantized by LQ-Nets and trained by its
-recipe (table 3's columns).
+With --bits=2/32 or 2/2, all networks are quantized by LQ-Nets and trained with its
+recipe (the columns of table 3).
 """
 
 import dataclasses
@@ -22,41 +22,56 @@ import json
 import os
 import statistics
 
+import command_line  # first: it silences TensorFlow
 import keras
-from absl import app, flags
+import shared_flags
+from absl import flags
+from tables import print_table
 
-# Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
 from keras_resadapt import analysis, data, quantization, training
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", "demo", "As for train_rsnet.py.")
-flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
-flags.DEFINE_list("resolutions", ["64", "48", "32"], "In pixels.")
-flags.DEFINE_list("filters", ["64", "128", "256", "512"], "Channels a stage.")
-flags.DEFINE_list("depths", ["2", "2", "2", "2"], "Blocks a stage.")
-flags.DEFINE_enum("stem", "imagenet", ["imagenet", "small"], "The stem.")
-flags.DEFINE_enum("crop", "random_resized", ["random_resized", "pad"], "Crop.")
-flags.DEFINE_float("min_area", 0.08, "Smallest share of the random crop.")
-flags.DEFINE_float("crop_fraction", 0.875, "Of the evaluation's resizing.")
-flags.DEFINE_integer("epochs", 20, "Epochs a run.")
-flags.DEFINE_integer("batch_size", 128, "Pictures a step.")
+shared_flags.define_integers(
+    "resolutions", [64, 48, 32], "Resolutions in pixels, the largest first."
+)
+shared_flags.define_integers("filters", [64, 128, 256, 512], "Channels per stage.")
+shared_flags.define_integers("depths", [2, 2, 2, 2], "Blocks per stage.")
+flags.DEFINE_enum("stem", "imagenet", ["imagenet", "small"], "The first layers.")
+flags.DEFINE_enum("crop", "random_resized", ["random_resized", "pad"], "Training crop.")
 flags.DEFINE_float(
-    "learning_rate", 0.05, "Annealed to 0 by a cosine; --bits=32/32 only."
+    "min_area",
+    0.08,
+    "Smallest area of a random resized crop, as a fraction of the image.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.DEFINE_integer("epochs", 20, "Epochs per training.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
+flags.DEFINE_float(
+    "learning_rate",
+    0.05,
+    "Initial learning rate of the cosine schedule, for --bits=32/32 only.",
+    lower_bound=0.0,
 )
 flags.DEFINE_enum(
-    "bits", "32/32", ["32/32", "2/32", "2/2"], "Of weights and activations."
+    "bits", "32/32", ["32/32", "2/32", "2/2"], "Bits of weights and activations."
 )
 flags.DEFINE_bool(
-    "private_ranges", True, "2/2: one basis a resolution, not one for all."
+    "private_ranges",
+    True,
+    "With --bits=2/2, use one basis per resolution instead of one for all.",
 )
-flags.DEFINE_list("seeds", ["0"], "One comparison each.")
-flags.DEFINE_list("runs", ["rsnet", "parallel", "inet"], "What to train.")
+shared_flags.define_integers(
+    "seeds", [0], "Seeds; the comparison is repeated for each.", minimum=0
+)
+flags.DEFINE_list("runs", ["rsnet", "parallel", "inet"], "The networks to train.")
 flags.DEFINE_string("save_to", None, "A folder for the trained networks.")
-flags.DEFINE_string("results", "runs/compare.jsonl", "Lines of JSON.")
+flags.DEFINE_string("results", "runs/compare.jsonl", "The results, lines of JSON.")
 
 
 def build_model(num_classes, resolutions, distillation):
+    """Builds an RS-Net-18, quantized as `--bits` says."""
     bits = [int(b) for b in FLAGS.bits.split("/")]
     scheme = None
     if bits[0] < 32:
@@ -65,8 +80,8 @@ def build_model(num_classes, resolutions, distillation):
         num_classes,
         resolutions,
         distillation=distillation,
-        depths=[int(d) for d in FLAGS.depths],
-        filters=[int(f) for f in FLAGS.filters],
+        depths=FLAGS.depths,
+        filters=FLAGS.filters,
         stem=FLAGS.stem,
         extrapolate=True,
         quantization=scheme,
@@ -74,7 +89,7 @@ def build_model(num_classes, resolutions, distillation):
 
 
 def make_optimizer(steps):
-    """SGD with a cosine, or LQ-Nets' recipe in as many epochs."""
+    """Returns SGD with a cosine, or LQ-Nets' recipe in as many epochs."""
     if FLAGS.bits == "32/32":
         schedule = keras.optimizers.schedules.CosineDecay(
             FLAGS.learning_rate, FLAGS.epochs * steps
@@ -84,60 +99,57 @@ def make_optimizer(steps):
     return recipe.optimizer(steps, FLAGS.batch_size)
 
 
-def train_and_evaluate(resolutions, distillation, seed, train, validation):
-    """Trains one network; returns its accuracies and ensemble weights, and
-    the network."""
+def train(resolutions, distillation, seed, source):
+    """Trains a network.
+
+    Returns:
+        The network, and its training loss in the last epoch.
+    """
     keras.utils.set_random_seed(seed)
-    model = build_model(train.num_classes, resolutions, distillation)
-    steps = train.steps_per_epoch(FLAGS.batch_size)
+    model = build_model(source.num_classes, resolutions, distillation)
+    steps = source.steps_per_epoch(FLAGS.batch_size)
     model.compile(make_optimizer(steps), metrics=["accuracy"])
     batches = data.training_batches(
-        train,
+        source,
         FLAGS.batch_size,
         resolutions[0],
         crop=FLAGS.crop,
         area_range=(FLAGS.min_area, 1.0),
         seed=seed,
     )
-    history = model.fit(batches, epochs=FLAGS.epochs, steps_per_epoch=steps, verbose=2)
-    accuracies = {}
-    for resolution in [int(r) for r in FLAGS.resolutions]:
-        accuracies[f"r{resolution}"] = _accuracy(model, validation, resolution)
-    if len(resolutions) > 1:
-        logs = model.evaluate(
-            data.evaluation_batches(
-                validation,
-                FLAGS.batch_size,
-                resolutions,
-                crop_fraction=FLAGS.crop_fraction,
-            ),
-            verbose=0,
-            return_dict=True,
-        )
-        accuracies["ensemble"] = logs["ensemble_accuracy"]
-    return {
-        "accuracies": accuracies,
-        "ensemble_weights": model.ensemble_weights.tolist(),
-        "final_loss": history.history["loss"][-1],
-    }, model
-
-
-def _accuracy(model, validation, resolution):
-    """Top-1 accuracy of one pass at one resolution."""
-    metric = keras.metrics.SparseCategoricalAccuracy()
-    batches = data.evaluation_batches(
-        validation,
-        FLAGS.batch_size,
-        resolution,
-        crop_fraction=FLAGS.crop_fraction,
+    history = model.fit(
+        batches,
+        epochs=FLAGS.epochs,
+        steps_per_epoch=steps,
+        verbose=2,
+        shuffle=False,  # the batches are shuffled already
     )
+    return model, history.history["loss"][-1]
+
+
+def evaluate(model, source) -> dict[str, float]:
+    """Returns the accuracy at each resolution, and of the ensemble."""
+    accuracies = {f"r{r}": _accuracy(model, source, r) for r in FLAGS.resolutions}
+    if len(model.resolutions) > 1:
+        batches = shared_flags.evaluation_batches(
+            source, FLAGS.batch_size, model.resolutions
+        )
+        logs = model.evaluate(batches, verbose=0, return_dict=True)
+        accuracies["ensemble"] = logs["ensemble_accuracy"]
+    return accuracies
+
+
+def _accuracy(model, source, resolution):
+    """Returns the top-1 accuracy of one pass at a resolution."""
+    metric = keras.metrics.SparseCategoricalAccuracy()
+    batches = shared_flags.evaluation_batches(source, FLAGS.batch_size, resolution)
     for images, labels in batches:
         metric.update_state(labels, model.predict_on_batch(images))
     return float(metric.result())
 
 
 def planned_runs(resolutions):
-    """(name, resolutions to train, distillation) of every run asked for."""
+    """Returns (name, trained resolutions, distillation) of each network to train."""
     runs = []
     if "rsnet" in FLAGS.runs:
         runs.append(("rsnet", resolutions, "full"))
@@ -149,16 +161,20 @@ def planned_runs(resolutions):
 
 
 def read_rows(path):
+    """Returns the results of the finished trainings."""
     if not os.path.exists(path):
         return []
     with open(path) as lines:
         return [json.loads(line) for line in lines]
 
 
-def summarize(rows, profile):
-    """Prints table 2's columns, and draws them against the cost."""
-    names = [row.point.name for row in profile]
-    accuracies = {}  # by column, then by operating point: one a seed
+def collect_columns(rows, names) -> dict[str, dict[str, list[float]]]:
+    """Sorts the results into the columns of table 2.
+
+    Returns:
+        The accuracies of all seeds in percent, by column and operating point.
+    """
+    accuracies = {}
     for row in rows:
         columns = {row["run"]: names}
         if row["run"].startswith("inet_"):
@@ -170,18 +186,34 @@ def summarize(rows, profile):
             for name in points:
                 cell = accuracies.setdefault(column, {}).setdefault(name, [])
                 cell.append(100 * row["accuracies"][name])
+    return accuracies
 
-    print(f"\n{'':12}" + "".join(f"{column:>16}" for column in accuracies))
-    for name in names:
-        cells = [cells.get(name, []) for cells in accuracies.values()]
-        print(f"{name:12}" + "".join(f"{_cell(c):>16}" for c in cells))
-    for row in rows:
-        if "ensemble" in row["accuracies"]:
-            weights = " ".join(f"{w:.2f}" for w in row["ensemble_weights"])
-            print(
-                f"{row['run']}, seed {row['seed']}: ensemble "
-                f"{100 * row['accuracies']['ensemble']:.1f}, alpha {weights}"
-            )
+
+def summarize(rows, profile):
+    """Prints the tables, and plots accuracy against cost."""
+    names = [row.point.name for row in profile]
+    accuracies = collect_columns(rows, names)
+    print("\nTop-1 accuracy in percent:")
+    print_table(
+        ["operating point", *accuracies],
+        [
+            [name, *(_cell(cells.get(name, [])) for cells in accuracies.values())]
+            for name in names
+        ],
+    )
+    print_table(
+        ["network", "seed", "ensemble", "alpha"],
+        [
+            [
+                row["run"],
+                row["seed"],
+                f"{100 * row['accuracies']['ensemble']:.1f}",
+                " ".join(f"{weight:.2f}" for weight in row["ensemble_weights"]),
+            ]
+            for row in rows
+            if "ensemble" in row["accuracies"]
+        ],
+    )
     madds = {row.point.name: row.madds for row in profile}
     curves = {
         column: [
@@ -190,9 +222,9 @@ def summarize(rows, profile):
         ]
         for column, cells in accuracies.items()
     }
-    picture = os.path.splitext(FLAGS.results)[0] + ".png"
-    analysis.plot_accuracy_cost(curves, picture, title=FLAGS.dataset)
-    print(f"The plot is {picture}")
+    plot = os.path.splitext(FLAGS.results)[0] + ".png"
+    analysis.plot_accuracy_cost(curves, plot, title=FLAGS.dataset)
+    print(f"The plot is {plot}")
 
 
 def _cell(values):
@@ -202,32 +234,47 @@ def _cell(values):
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def main(_):
-    resolutions = tuple(int(r) for r in FLAGS.resolutions)
-    train, validation = (
-        data.load_source(FLAGS.dataset, split, FLAGS.data_dir, cache=True)
+def run(name, resolutions, distillation, seed, sources) -> dict:
+    """Trains and evaluates a network.
+
+    Returns:
+        Its line of the results file.
+    """
+    print(f"=== {name}, seed {seed} ===", flush=True)
+    model, loss = train(resolutions, distillation, seed, sources["train"])
+    if FLAGS.save_to:
+        os.makedirs(FLAGS.save_to, exist_ok=True)
+        model.save(os.path.join(FLAGS.save_to, f"{name}_{seed}.keras"))
+    return {
+        "run": name,
+        "seed": seed,
+        "epochs": FLAGS.epochs,
+        "accuracies": evaluate(model, sources["validation"]),
+        "ensemble_weights": model.ensemble_weights.tolist(),
+        "final_loss": loss,
+    }
+
+
+def main():
+    resolutions = tuple(FLAGS.resolutions)
+    sources = {
+        split: shared_flags.load_source(split, cache=True)
         for split in ("train", "validation")
-    )
+    }
     os.makedirs(os.path.dirname(FLAGS.results) or ".", exist_ok=True)
     finished = {(row["run"], row["seed"]) for row in read_rows(FLAGS.results)}
-    for seed in (int(s) for s in FLAGS.seeds):
+    for seed in FLAGS.seeds:
         for name, trained, distillation in planned_runs(resolutions):
             if (name, seed) in finished:
                 continue
-            print(f"=== {name}, seed {seed} ===", flush=True)
-            row, model = train_and_evaluate(
-                trained, distillation, seed, train, validation
-            )
-            if FLAGS.save_to:
-                os.makedirs(FLAGS.save_to, exist_ok=True)
-                model.save(os.path.join(FLAGS.save_to, f"{name}_{seed}.keras"))
-            row = {"run": name, "seed": seed, "epochs": FLAGS.epochs, **row}
+            row = run(name, trained, distillation, seed, sources)
             print(json.dumps(row), flush=True)
             with open(FLAGS.results, "a") as lines:
                 lines.write(json.dumps(row) + "\n")
-    profile = build_model(train.num_classes, resolutions, "none").profile()
+    num_classes = sources["train"].num_classes
+    profile = build_model(num_classes, resolutions, "none").profile()
     summarize(read_rows(FLAGS.results), profile)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,42 +1,65 @@
-"""Quantizes a trained network, trains it on, and exports what a phone runs.
+r"""Quantizes a trained network, fine-tunes it, and exports it.
 
     python examples/train_rsnet.py --output_dir=runs/float
     python examples/quantize.py --model=runs/float/model.keras \
         --output_dir=runs/int8
 
-With --scheme=int8: accuracy and milliseconds of the float network, of the
-same after post-training quantization (by litert-quantizer), and after
-quantization-aware training, all three as LiteRT files. With --scheme=2/32 or
-2/2 (LQ-Nets): accuracy and the sizes of what is stored.
+With --scheme=int8, it compares the accuracy and the latency of three LiteRT
+files: the float network, the network after post-training quantization (by
+litert-quantizer), and the network after quantization-aware training. With
+--scheme=2/32 or 2/2 (LQ-Nets), it compares the accuracy and the sizes of the
+stored weights.
 
-The data, crops, epochs and --resume are those of the training scripts. Needs
-`keras_resadapt[quantization]`.
+The flags for data, crops, epochs and --resume are those of the training scripts.
+Needs `keras_resadapt[quantization]`.
 """
 
-import dataclasses
-import json
 import os
 import shutil
-import statistics
-import time
 
+import command_line  # first: it silences TensorFlow
 import keras
 import numpy as np
 import training_script
-from absl import app, flags, logging
+from absl import app, flags
+from tables import print_table
 
-# Before keras: it chooses TensorFlow's convolutions.
 import keras_resadapt
-from keras_resadapt import analysis, export, inference, quantization, training
+from keras_resadapt import (
+    analysis,
+    batches,
+    export,
+    inference,
+    quantization,
+    timing,
+    training,
+)
+from keras_resadapt.files import write_json
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "The float network's .keras file.", required=True)
-flags.DEFINE_enum("scheme", "int8", ["int8", "2/32", "2/2"], "How.")
-flags.DEFINE_bool(
-    "private_ranges", True, "A range an operating point, not one for all."
+flags.DEFINE_string(
+    "model", None, "Required. The `.keras` file of the float network.", required=True
 )
-flags.DEFINE_integer("calibration_images", 1024, "For the first ranges.")
-flags.DEFINE_integer("timed_passes", 50, "Of a LiteRT signature.")
+flags.DEFINE_enum(
+    "scheme",
+    "int8",
+    ["int8", "2/32", "2/2"],
+    "8-bit integers, or the bits of weights and activations of LQ-Nets.",
+)
+flags.DEFINE_bool(
+    "private_ranges",
+    True,
+    "Use one range per operating point instead of one for all.",
+)
+flags.DEFINE_integer(
+    "calibration_images",
+    1024,
+    "Number of training images for the initial ranges.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "timed_passes", 50, "Timed passes of each LiteRT signature.", lower_bound=1
+)
 
 # A few epochs at a tenth of the usual rate.
 INT8 = training.Recipe(epochs=3, learning_rate=0.01, weight_decay=1e-4)
@@ -44,64 +67,59 @@ LEARNED = training.Recipe(epochs=10, learning_rate=0.02, weight_decay=5e-5)
 
 
 def build_model(num_classes: int) -> keras.Model:
-    """The float network, quantized, with ranges."""
+    """Quantizes the float network and calibrates its ranges."""
     model = load_float()
     if model.num_classes != num_classes:
         raise app.UsageError(
-            f"--model has {model.num_classes} classes, --dataset has {num_classes}."
+            "--dataset must have as many classes as --model. Received: --dataset="
+            f"{FLAGS.dataset} with {num_classes} classes, --model={FLAGS.model} with "
+            f"{model.num_classes} classes"
         )
     quantized = quantization.quantize(model, scheme())
+    source = training_script.load_sources().train
     quantization.calibrate_ranges(
-        quantized, calibration_batches(model), None, FLAGS.calibration_images
+        quantized,
+        training_script.evaluation_batches(source, model),
+        None,
+        FLAGS.calibration_images,
     )
     return quantized
 
 
 def load_float() -> keras.Model:
-    """The float network, without its optimizer."""
-    return keras.models.load_model(FLAGS.model, compile=False)
+    """Loads the float network, without its optimizer."""
+    return command_line.load_network("model", FLAGS.model, compile=False)
 
 
 def scheme() -> quantization.Scheme:
-    """What --scheme says."""
+    """Returns the scheme of `--scheme`."""
     if FLAGS.scheme == "int8":
         return quantization.Int8(private_ranges=FLAGS.private_ranges)
     bits = [int(b) for b in FLAGS.scheme.split("/")]
     return quantization.LearnedQuantization(*bits, private_ranges=FLAGS.private_ranges)
 
 
-def is_cascade(model) -> bool:
-    return isinstance(model, keras_resadapt.models.cascade.Cascade)
-
-
-def resolutions(model):
-    """What the network is evaluated on, in pixels."""
-    return model.resolution if is_cascade(model) else model.resolutions
-
-
-def calibration_batches(model):
-    sources = training_script.load_sources(0)
-    return training_script.evaluation_batches(sources.train, resolutions(model))
-
-
 # === Measuring ===
 
 
 def accuracies(logits: inference.PointLogits) -> dict[str, float]:
-    """Top-1 accuracy at each point, by name."""
+    """Returns the top-1 accuracy at each operating point, by name."""
     return dict(zip(logits.names, logits.correct.mean(axis=1).tolist()))
 
 
-def accuracies_of(model, batches) -> dict[str, float]:
-    return accuracies(inference.collect_logits(model, batches, verbose=False))
+def collect(model: keras.Model, source) -> inference.PointLogits:
+    """Returns the logits of a network at all operating points."""
+    return inference.collect_logits(
+        model, training_script.evaluation_batches(source, model), verbose=False
+    )
 
 
-def litert_logits(path, model, batches) -> inference.PointLogits:
-    """The logits of a LiteRT file at each point of the model."""
+def collect_litert(path: str, model: keras.Model, source) -> inference.PointLogits:
+    """Returns the logits of a LiteRT file at the operating points of a network."""
     network = inference.LiteRTNetwork(path, num_threads=os.cpu_count())
     points = model.operating_points
     logits, labels = [], []
-    for images, batch_labels in batches:
+    for images, batch_labels in training_script.evaluation_batches(source, model):
         logits.append(
             [
                 network.logits(images_at(model, images, point), point.name)
@@ -117,55 +135,73 @@ def litert_logits(path, model, batches) -> inference.PointLogits:
     )
 
 
-def agreement(one, other) -> dict[str, tuple[float, float]]:
-    """By point, the share of the pictures of which two networks say the same,
-    and the largest difference of two probabilities."""
-    same = (one.classes == other.classes).mean(axis=1)
-    difference = np.abs(_softmax(one.logits) - _softmax(other.logits))
+def images_at(model: keras.Model, images, point) -> np.ndarray:
+    """Returns the images of a batch at an operating point, as float32."""
+    return np.asarray(batches.images_at(images, model.resolution_of(point)), "float32")
+
+
+def agreement(
+    first: inference.PointLogits, second: inference.PointLogits
+) -> dict[str, tuple[float, float]]:
+    """Compares the predictions of two networks on the same images.
+
+    Returns:
+        For each operating point, the fraction of the images for which both
+        predict the same class, and the largest difference of two
+        probabilities.
+    """
+    same = (first.classes == second.classes).mean(axis=1)
+    probabilities = [
+        np.array(keras.ops.softmax(logits.logits)) for logits in (first, second)
+    ]
+    largest = np.abs(probabilities[0] - probabilities[1]).max(axis=(1, 2))
     return {
-        name: (float(share), float(largest))
-        for name, share, largest in zip(one.names, same, difference.max(axis=(1, 2)))
+        name: (float(fraction), float(difference))
+        for name, fraction, difference in zip(first.names, same, largest)
     }
 
 
-def _softmax(logits):
-    return np.array(keras.ops.softmax(logits))
+def latencies(paths: dict[str, str], model: keras.Model) -> dict[str, dict]:
+    """Measures the latency of LiteRT files at batch size 1.
 
+    Args:
+        paths: The files, by name.
+        model: The network, for its operating points.
 
-def images_at(model, images, point):
-    """The images of a batch for a point."""
-    size = model.resolution_of(point)
-    views = images if isinstance(images, tuple) else (images,)
-    (view,) = [view for view in views if view.shape[1] == size]
-    return view.numpy().astype("float32")
+    Returns:
+        The median milliseconds per image, by the file's name with the number
+        of threads, and by operating point.
+    """
 
+    def timed(network, point):
+        size = model.resolution_of(point)
+        images = np.zeros((1, size, size, 3), "float32")
+        return lambda: network.logits(images, point.name)
 
-def latencies(paths, model) -> dict:
-    """Median milliseconds an image, by path, threads and point; they take
-    turns, so that a machine that slows down slows them all."""
+    names = [point.name for point in model.operating_points]
     networks = {
-        (path, threads): inference.LiteRTNetwork(path, num_threads=threads)
-        for path in paths
+        f"{name}, {threads} thread{'s' if threads > 1 else ''}": (
+            inference.LiteRTNetwork(path, num_threads=threads)
+        )
+        for name, path in paths.items()
         for threads in (1, 2)
     }
-    times = {}
-    for turn in range(FLAGS.timed_passes + 3):
-        for key, network in networks.items():
-            for point in model.operating_points:
-                size = model.resolution_of(point)
-                images = np.zeros((1, size, size, 3), "float32")
-                start = time.perf_counter()
-                network.logits(images, point.name)
-                if turn >= 3:
-                    times.setdefault((*key, point.name), []).append(
-                        1e3 * (time.perf_counter() - start)
-                    )
-    return {key: statistics.median(values) for key, values in times.items()}
+    times = timing.median_times(
+        {
+            (key, point.name): timed(network, point)
+            for key, network in networks.items()
+            for point in model.operating_points
+        },
+        FLAGS.timed_passes,
+    )
+    return {key: {name: times[key, name] for name in names} for key in networks}
 
 
-def quantize_after_training(float_path, path, model, batches) -> None:
-    """Post-training quantization of a float LiteRT file."""
-    from litert_quantizer import qtyping, quantizer, recipe
+def quantize_after_training(
+    float_path: str, path: str, model: keras.Model, source
+) -> None:
+    """Quantizes a float LiteRT file after training, calibrated on a source."""
+    from litert_quantizer import qtyping, quantizer, recipe  # optional
 
     after = quantizer.Quantizer(float_path, recipe.static_wi8_ai8())
     for end in ("INPUT", "OUTPUT"):  # in float, as in the other files
@@ -175,13 +211,13 @@ def quantize_after_training(float_path, path, model, batches) -> None:
             algorithm_key=recipe.AlgorithmName.NO_QUANTIZE,
         )
     count = -(-FLAGS.calibration_images // FLAGS.batch_size)
-    batches = list(batches.take(count))
-    # Whole batches: averaged over single pictures, the ranges of activations
-    # are those of half of them, and cut the others off.
+    chosen = list(training_script.evaluation_batches(source, model).take(count))
+    # In whole batches. The ranges of several calls are averaged, and the mean
+    # range of single images cuts off the activations of half of them.
     ranges = after.calibrate(
         {
             point.name: [
-                {"images": images_at(model, images, point)} for images, _ in batches
+                {"images": images_at(model, images, point)} for images, _ in chosen
             ]
             for point in model.operating_points
         },
@@ -193,104 +229,95 @@ def quantize_after_training(float_path, path, model, batches) -> None:
 # === Reports ===
 
 
-def report(model, sources) -> None:
-    """Prints and saves what quantization cost and saved."""
+def report(model: keras.Model, sources: training_script.Sources) -> None:
+    """Measures what quantization costs and saves; prints and saves the results."""
     plain = load_float()
-    batches = training_script.evaluation_batches(sources.validation, resolutions(model))
-    columns = {"float": accuracies_of(plain, batches)}
+    validation = sources.validation
+    accuracy = {"float": accuracies(collect(plain, validation))}
     untrained = build_model(sources.train.num_classes)
-    columns["calibrated"] = accuracies_of(untrained, batches)
-    if hasattr(model, "add_statistics"):  # which training made wrong
-        train = training_script.evaluation_batches(sources.train, resolutions(model))
+    accuracy["calibrated"] = accuracies(collect(untrained, validation))
+    if isinstance(model, keras_resadapt.MutualNet):
+        # Training has dropped the statistics and ranges of all other points.
         points = plain.operating_points
+        train = training_script.evaluation_batches(sources.train, model)
         inference.calibrate_batch_norm(model, train, points)
         quantization.calibrate_ranges(model, train, points)
-    columns["trained"] = accuracies_of(model, batches)
-    table = {"accuracy": columns}
-    if FLAGS.scheme == "int8":
-        table |= report_litert(plain, model, sources, batches)
-    else:
-        table |= report_sizes(plain, model)
-        madds = {row.point.name: row.madds for row in plain.profile()}
-        analysis.plot_accuracy_cost(
-            {
-                name: [(p, madds[p], value) for p, value in values.items()]
-                for name, values in columns.items()
-            },
-            os.path.join(FLAGS.output_dir, "accuracy_cost.png"),
-            title=f"{plain.name}, {FLAGS.scheme} bits ({FLAGS.dataset})",
-        )
+    accuracy["trained"] = accuracies(collect(model, validation))
     export.export_saved_model(
         model,
         fresh("served", "1"),
         class_names=sources.train.class_names,
         crop_fraction=FLAGS.crop_fraction,
     )
-    print(f"\n{'accuracy':18}" + "".join(f"{n:>12}" for n in columns["float"]))
-    for column, values in columns.items():
-        print(f"{column:18}" + "".join(f"{v:12.3f}" for v in values.values()))
-    for name, size in table["bytes"].items():
-        print(f"{name:24}{size / 1e3:10.1f} kB")
-    with open(os.path.join(FLAGS.output_dir, "table.json"), "w") as file:
-        json.dump(table, file, indent=1)
-
-
-def report_litert(plain, model, sources, batches) -> dict:
-    """LiteRT files, and what they give and take."""
-    paths = {
-        name: fresh(f"{name}.tflite")
-        for name in ("float", "float_shared", "int8", "int8_after_training")
-    }
-    export.export_litert(plain, paths["float"])
-    export.export_litert(plain, paths["float_shared"], share_kernels=True)
-    export.export_litert(model, paths["int8"])
-    timed = ["float", "float_shared", "int8"]
-    if not is_cascade(plain):  # litert-quantizer wants every exit's features
-        quantize_after_training(
-            paths["float"],
-            paths["int8_after_training"],
-            plain,
-            training_script.evaluation_batches(sources.train, resolutions(plain)),
-        )
-        timed.append("int8_after_training")
-    logits = {name: litert_logits(paths[name], model, batches) for name in timed}
-    same = agreement(
-        logits["int8"],
-        inference.collect_logits(model, batches, verbose=False),
+    print("\nAccuracy of the network:")
+    print_by_point(accuracy, "{:.3f}")
+    if FLAGS.scheme == "int8":
+        table = report_litert(plain, model, sources)
+    else:
+        table = report_sizes(plain, model)
+        plot(plain, accuracy)
+    print_table(
+        ["file", "kB"],
+        [[name, f"{size / 1e3:.1f}"] for name, size in table["bytes"].items()],
     )
-    for name, (share, largest) in same.items():
-        print(
-            f"{name}: int8.tflite agrees with the network on {share:.2%}, the "
-            f"largest difference of a probability is {largest:.3f}"
-        )
-    accuracy = {name: accuracies(values) for name, values in logits.items()}
-    for name, values in accuracy.items():
-        print(
-            f"LiteRT {name:20}" + "".join(f"{value:10.3f}" for value in values.values())
-        )
-    times = latencies([paths[name] for name in timed], model)
-    ms = {
-        f"{name}, {threads} thread{'s' if threads > 1 else ''}": {
-            point.name: times[paths[name], threads, point.name]
-            for point in model.operating_points
-        }
-        for name in timed
-        for threads in (1, 2)
+    write_json(training_script.path_of("table.json"), {"accuracy": accuracy, **table})
+
+
+def print_by_point(rows: dict[str, dict[str, float]], form: str) -> None:
+    """Prints a table with one column per operating point."""
+    names = list(next(iter(rows.values())))
+    print_table(
+        ["", *names],
+        [[row, *map(form.format, values.values())] for row, values in rows.items()],
+    )
+
+
+def plot(plain: keras.Model, accuracy: dict[str, dict[str, float]]) -> None:
+    """Plots accuracy against the multiply-adds of the float network."""
+    madds = {row.point.name: row.madds for row in plain.profile()}
+    analysis.plot_accuracy_cost(
+        {
+            name: [(point, madds[point], value) for point, value in values.items()]
+            for name, values in accuracy.items()
+        },
+        training_script.path_of("accuracy_cost.png"),
+        title=f"{plain.name}, {FLAGS.scheme} bits ({FLAGS.dataset})",
+    )
+
+
+def report_litert(
+    plain: keras.Model, model: keras.Model, sources: training_script.Sources
+) -> dict:
+    """Exports LiteRT files, and compares their accuracy, latency and size."""
+    paths = export_litert(plain, model, sources.train)
+    logits = {
+        name: collect_litert(path, model, sources.validation)
+        for name, path in paths.items()
     }
-    for name, values in ms.items():
-        print(
-            f"ms an image, {name:30}"
-            + "".join(f"{value:8.2f}" for value in values.values())
-        )
+    accuracy = {name: accuracies(values) for name, values in logits.items()}
+    same = agreement(logits["int8"], collect(model, sources.validation))
+    ms = latencies(paths, model)
+    print("Agreement of int8.tflite with the network:")
+    print_table(
+        ["operating point", "same class", "largest difference of a probability"],
+        [
+            [name, f"{fraction:.2%}", f"{difference:.3f}"]
+            for name, (fraction, difference) in same.items()
+        ],
+    )
+    print("Accuracy of the LiteRT files:")
+    print_by_point(accuracy, "{:.3f}")
+    print("Milliseconds per image:")
+    print_by_point(ms, "{:.2f}")
     analysis.plot_accuracy_cost(
         {
             name: [
                 (point, ms[f"{name}, 1 thread"][point], value)
                 for point, value in accuracy[name].items()
             ]
-            for name in timed
+            for name in paths
         },
-        os.path.join(FLAGS.output_dir, "accuracy_ms.png"),
+        training_script.path_of("accuracy_ms.png"),
         title=f"{plain.name} in LiteRT, one thread ({FLAGS.dataset})",
         cost="ms",
     )
@@ -298,12 +325,34 @@ def report_litert(plain, model, sources, batches) -> dict:
         "litert_accuracy": accuracy,
         "litert_agreement": same,
         "ms": ms,
-        "bytes": {name: os.path.getsize(paths[name]) for name in timed},
+        "bytes": {name: os.path.getsize(path) for name, path in paths.items()},
     }
 
 
-def report_sizes(plain, model) -> dict:
-    """What is stored of a network with learned levels."""
+def export_litert(plain: keras.Model, model: keras.Model, source) -> dict[str, str]:
+    """Writes the LiteRT files of the float and the quantized network.
+
+    Returns:
+        Their paths by name.
+    """
+    paths = {
+        name: fresh(f"{name}.tflite")
+        for name in ("float", "float_shared", "int8", "int8_after_training")
+    }
+    export.export_litert(plain, paths["float"])
+    export.export_litert(plain, paths["float_shared"], share_kernels=True)
+    export.export_litert(model, paths["int8"])
+    if hasattr(plain, "num_exits"):  # a cascade, which litert-quantizer cannot read
+        del paths["int8_after_training"]
+    else:
+        quantize_after_training(
+            paths["float"], paths["int8_after_training"], plain, source
+        )
+    return paths
+
+
+def report_sizes(plain: keras.Model, model: keras.Model) -> dict:
+    """Packs a network with learned levels, and compares the sizes of the files."""
     packed = quantization.pack(model)
     packed.save(fresh("packed.keras"))
     sizes = {}
@@ -314,9 +363,9 @@ def report_sizes(plain, model) -> dict:
     return {"bytes": sizes}
 
 
-def fresh(*names) -> str:
-    """A path in the output folder where nothing is left of an earlier run."""
-    path = os.path.join(FLAGS.output_dir, *names)
+def fresh(*names: str) -> str:
+    """Returns a path in the output folder, and removes what an earlier run left."""
+    path = training_script.path_of(*names)
     if os.path.isdir(path):
         shutil.rmtree(path)
     elif os.path.exists(path):
@@ -324,13 +373,16 @@ def fresh(*names) -> str:
     return path
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)  # the converters say a lot
-    recipe = INT8 if FLAGS.scheme == "int8" else LEARNED
-    if FLAGS.epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=FLAGS.epochs)
-    training_script.run(recipe, build_model, report, resolutions=resolutions)
+def main():
+    training_script.run(
+        training_script.Script(
+            INT8 if FLAGS.scheme == "int8" else LEARNED,
+            build_model,
+            report,
+            report_flags=("timed_passes",),
+        )
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,10 +1,10 @@
-"""Asks TensorFlow Serving what is in some pictures.
+r"""Classifies images with TensorFlow Serving.
 
     python examples/serving_client.py --address=localhost:8500 --model=pets \
         --signature=r160 --images a.jpg b.png
 
-gRPC needs the packages `tensorflow-serving-api` and `grpcio`; REST (`--rest`,
-port 8501) needs nothing but this file.
+gRPC requires the packages `tensorflow-serving-api` and `grpcio`. REST (`--rest`,
+port 8501) requires nothing but this file.
 """
 
 import argparse
@@ -15,37 +15,37 @@ import sys
 import urllib.error
 import urllib.request
 
-# A class (a name, or an index) and its probability in [0, 1].
+# A class (its name or index) and its probability in [0, 1]
 Prediction = tuple[str | int, float]
 
 
 class ServingError(Exception):
-    """The server gave no answer; the message says why."""
+    """A request that failed, with the reason."""
 
 
 def predict_grpc(
     address: str,
     model: str,
     signature: str,
-    pictures: list[bytes],
+    images: list[bytes],
     timeout: float,
 ) -> list[list[Prediction]]:
-    """Asks by gRPC.
+    """Sends a request by gRPC.
 
     Args:
         address: "host:port".
         model: The name under which the model is served.
-        signature: A signature that takes encoded pictures.
-        pictures: The bytes of JPEG or PNG files.
-        timeout: In seconds, for the whole request.
+        signature: A signature for encoded images.
+        images: The contents of JPEG or PNG files.
+        timeout: The time limit of the whole request, in seconds.
 
     Returns:
-        The top classes of each picture, the best first.
+        The top classes of each image, in decreasing order of probability.
 
     Raises:
-        ServingError: If there is no answer.
+        ServingError: If the request fails.
     """
-    # Only here: importing these takes seconds.
+    # Optional, and REST does not need them
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -53,7 +53,7 @@ def predict_grpc(
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
-    request.inputs["images"].CopyFrom(tf.make_tensor_proto(pictures))
+    request.inputs["images"].CopyFrom(tf.make_tensor_proto(images))
     request.output_filter.extend(["classes", "probabilities"])
     with grpc.insecure_channel(
         address, options=[("grpc.max_receive_message_length", -1)]
@@ -78,15 +78,16 @@ def predict_rest(
     address: str,
     model: str,
     signature: str,
-    pictures: list[bytes],
+    images: list[bytes],
     timeout: float,
 ) -> list[list[Prediction]]:
-    """Asks by REST; as `predict_grpc`, with `timeout` for each wait."""
+    """Sends a request by REST.
+
+    As `predict_grpc`, except that `timeout` applies to each read of the connection.
+    """
     body = {
         "signature_name": signature,
-        "instances": [
-            {"b64": base64.b64encode(picture).decode()} for picture in pictures
-        ],
+        "instances": [{"b64": base64.b64encode(image).decode()} for image in images],
     }
     request = urllib.request.Request(
         f"http://{address}/v1/models/{model}:predict",
@@ -105,7 +106,7 @@ def predict_rest(
         raise ServingError(f"{address}: {error or repr(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ServingError(
-            f"{address}: the answer is not one of TensorFlow Serving ({error!r})"
+            f"{address}: the response is not that of TensorFlow Serving ({error!r})"
         ) from error
 
 
@@ -118,39 +119,37 @@ def _reason(error: urllib.error.HTTPError) -> str:
 
 
 def _top(classes, probabilities) -> list[Prediction]:
-    """The classes come the best first, the probabilities in class order."""
+    """Pairs the classes, which are sorted, with the probabilities, which are not."""
     best = sorted((float(p) for p in probabilities), reverse=True)
     return list(zip(classes, best))
 
 
 def read_pictures(paths: list[str]) -> list[bytes]:
-    """Reads files as they are; the server decodes them."""
-    pictures = []
+    """Returns the contents of image files, which the server decodes."""
+    images = []
     for path in paths:
         with open(path, "rb") as stream:
-            pictures.append(stream.read())
-    return pictures
+            images.append(stream.read())
+    return images
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Asks TensorFlow Serving what is in some pictures."
+        description="Classifies images with TensorFlow Serving."
     )
     parser.add_argument("--address", required=True, help="host:port")
     protocol = parser.add_mutually_exclusive_group()
-    protocol.add_argument(
-        "--grpc", action="store_true", help="ask by gRPC (the default)"
-    )
-    protocol.add_argument("--rest", action="store_true", help="ask by REST")
-    parser.add_argument(
-        "--model", default="model", help="name under which it is served"
-    )
+    protocol.add_argument("--grpc", action="store_true", help="use gRPC (the default)")
+    protocol.add_argument("--rest", action="store_true", help="use REST")
+    parser.add_argument("--model", default="model", help="name of the served model")
     parser.add_argument(
         "--signature",
         default="serving_default",
-        help="operating point, such as r160; by default the largest",
+        help="operating point, such as r160; the largest by default",
     )
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, help="time limit in seconds"
+    )
     parser.add_argument("--images", nargs="+", required=True, help="JPEG or PNG files")
     return parser.parse_args(argv)
 

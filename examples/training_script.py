@@ -1,182 +1,340 @@
-"""What the training scripts share: their flags, and the run itself."""
+"""What the training scripts share: their flags, and the steps of a run."""
 
+import contextlib
 import csv
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import command_line
 import keras
+import shared_flags
 import tensorflow as tf
 from absl import app, flags
 
-# Before keras: it chooses TensorFlow's convolutions.
-import keras_resadapt
-from keras_resadapt import data, training
+from keras_resadapt import RSNet, data, losses, training
+from keras_resadapt.files import atomic_path, read_json, write_json
 
 FLAGS = flags.FLAGS
+
+# === The run ===
 flags.DEFINE_string(
     "output_dir",
     None,
-    "Where everything goes; must not exist yet.",
+    "Required. The folder for all results, which must not exist yet.",
     required=True,
 )
-flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard (to install).")
-flags.DEFINE_bool("resume", False, "Go on with the run in --output_dir.")
-
-flags.DEFINE_string(
-    "dataset", "demo", "'demo', a folder, or the name of a TFDS data set."
+flags.DEFINE_bool("resume", False, "Continue the run in --output_dir.")
+flags.DEFINE_bool(
+    "tensorboard", False, "Write logs for TensorBoard, which must be installed."
 )
-flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
-flags.DEFINE_bool("download", False, "Download a TFDS set that is not there.")
-flags.DEFINE_bool("cache", False, "Keep the encoded pictures in memory.")
+flags.DEFINE_enum(
+    "strategy", "none", training.STRATEGIES, "'mirrored': all GPUs of this machine."
+)
+flags.DEFINE_enum(
+    "jit_compile", "auto", ["auto", "on", "off"], "Compilation of the step by XLA."
+)
+flags.DEFINE_bool(
+    "deterministic", False, "Use deterministic operations, which are slower."
+)
+
+# === Data ===
+flags.DEFINE_bool("download", False, "Download a TFDS data set that is missing.")
+flags.DEFINE_bool("cache", False, "Keep the encoded images in memory.")
 flags.DEFINE_enum("crop", "random_resized", ["random_resized", "pad"], "Training crop.")
-flags.DEFINE_float("min_area", 0.08, "Smallest share of a random crop.")
-flags.DEFINE_bool("flip", True, "Random horizontal flips.")
 flags.DEFINE_float(
-    "crop_fraction", 0.875, "Evaluation: resolution over resized short side."
+    "min_area",
+    0.08,
+    "Smallest area of a random resized crop, as a fraction of the image.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.DEFINE_bool("flip", True, "Random horizontal flips.")
+flags.DEFINE_integer(
+    "batch_size", 256, "Images per step, over all replicas.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "seed", 0, "Seed of weights, order and crops.", lower_bound=0, upper_bound=2**31 - 1
 )
 
-flags.DEFINE_integer("epochs", None, "Default: the paper's recipe.")
-flags.DEFINE_integer("batch_size", 256, "Pictures a step, over all replicas.")
+# === Optimization ===
+flags.DEFINE_integer(
+    "epochs", None, "Number of epochs; the recipe's by default.", lower_bound=1
+)
 flags.DEFINE_float(
     "learning_rate",
     None,
-    "At the recipe's batch size, 256 or RANet's 64; default: the recipe's.",
+    "Learning rate at the recipe's batch size (256; 64 for RANet on CIFAR; 1024 or "
+    "512 for MutualNet); the recipe's by default.",
+    lower_bound=0.0,
 )
-flags.DEFINE_float("weight_decay", None, "Default: the recipe's.")
+flags.DEFINE_float(
+    "weight_decay", None, "Weight decay; the recipe's by default.", lower_bound=0.0
+)
 flags.DEFINE_enum(
-    "schedule", "recipe", ["recipe", "cosine"], "The paper's, or a cosine."
+    "schedule", "recipe", ["recipe", "cosine"], "Schedule of the learning rate."
 )
-flags.DEFINE_float("warmup_epochs", 0, "Linear warm-up.")
-flags.DEFINE_float("label_smoothing", 0, "Label smoothing.")
-flags.DEFINE_float("ema", None, "Momentum of an average of the weights.")
-flags.DEFINE_integer("gradient_accumulation_steps", None, "Steps an update.")
+flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.", lower_bound=0.0)
+flags.DEFINE_float(
+    "label_smoothing", 0.0, "Label smoothing.", lower_bound=0.0, upper_bound=1.0
+)
+flags.DEFINE_float(
+    "ema",
+    None,
+    "Momentum of an exponential moving average of the weights.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.DEFINE_integer(
+    "gradient_accumulation_steps", None, "Steps per weight update.", lower_bound=2
+)
 flags.DEFINE_enum(
     "policy",
     "float32",
     ["float32", "mixed_bfloat16", "mixed_float16"],
     "Precision of the computations.",
 )
-flags.DEFINE_enum("jit_compile", "auto", ["auto", "on", "off"], "XLA.")
-flags.DEFINE_enum("strategy", "none", training.STRATEGIES, "Devices.")
-flags.DEFINE_integer("seed", 0, "Of weights, order and crops.")
-flags.DEFINE_bool("deterministic", False, "Same weights in every run; slower.")
+
+# Flags that may change when a run is resumed: they change neither the network
+# nor the data nor the optimizer. `--epochs` is checked separately.
+RESUMABLE = {
+    *("output_dir", "resume", "tensorboard", "strategy", "jit_compile"),
+    *("deterministic", "download", "cache", "data_dir", "epochs"),
+}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Sources:
-    """The pictures of a run."""
+    """The images of a run."""
 
     train: data.ImageSource
     validation: data.ImageSource
     held_out: data.ImageSource | None = None
 
     def all(self) -> list[data.ImageSource]:
-        """Those that there are."""
+        """Returns the sources that the run has."""
         sources = (self.train, self.validation, self.held_out)
         return [source for source in sources if source is not None]
 
 
-def run(
-    recipe: training.Recipe,
-    build_model: Callable[[int], keras.Model],
-    report: Callable[[keras.Model, Sources], None],
-    resolutions: Callable[[keras.Model], int | Sequence[int]],
-    crop_per_resolution: bool = False,
-    held_out: float = 0.0,
-) -> None:
-    """Trains, or goes on with a training, and reports.
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """What distinguishes one training script from another.
 
-    Args:
-        recipe: The paper's; flags change it.
-        build_model: From the number of classes to the network.
-        report: Prints and saves what the trained network can do.
-        resolutions: What the network is evaluated on, in pixels, the largest
-            first.
-        crop_per_resolution: Train on a crop a resolution.
-        held_out: Share of the training pictures that are kept for the report.
+    Attributes:
+        recipe: The recipe of the paper, which flags change.
+        build_model: Builds the network for a number of classes.
+        report: Measures the trained network, and prints and saves the results.
+        crop_per_resolution: Whether to train on one crop per resolution.
+        held_out: The fraction of the training images that is kept for the
+            report, in [0, 1).
+        report_flags: The names of flags that only the report reads.
     """
-    prepare_output_dir(FLAGS.output_dir, FLAGS.resume)
-    recipe = change(recipe)
-    keras.utils.set_random_seed(FLAGS.seed)
-    keras.config.set_dtype_policy(FLAGS.policy)
-    if FLAGS.deterministic:
-        tf.config.experimental.enable_op_determinism()
 
-    sources = load_sources(held_out)
-    steps = sources.train.steps_per_epoch(FLAGS.batch_size)
-    with training.strategy_scope(FLAGS.strategy):
-        resumed = FLAGS.resume and training.load_last_checkpoint(
-            os.path.join(FLAGS.output_dir, "checkpoint")
+    recipe: training.Recipe
+    build_model: Callable[[int], keras.Model]
+    report: Callable[[keras.Model, Sources], None]
+    crop_per_resolution: bool = False
+    held_out: float = 0.0
+    report_flags: Sequence[str] = ()
+
+
+def run(script: Script) -> None:
+    """Trains a network or resumes its training, and reports.
+
+    Raises:
+        app.UsageError: If flags contradict each other, the data set, or the
+            run that is resumed.
+    """
+    recipe = change(script.recipe)
+    with output_dir(FLAGS.output_dir, FLAGS.resume):
+        check_flags(recipe, script.report_flags)
+        keras.utils.set_random_seed(FLAGS.seed)
+        keras.config.set_dtype_policy(FLAGS.policy)
+        if FLAGS.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        sources = load_sources(script.held_out)
+        with training.strategy_scope(FLAGS.strategy):
+            model, epochs = start_or_resume(script, recipe, sources.train)
+            if epochs < recipe.epochs:
+                train(model, sources, recipe, epochs, script.crop_per_resolution)
+            with atomic_path(path_of("model.keras")) as temporary:
+                model.save(temporary)
+            script.report(model, sources)
+        data.write_class_names(path_of("class_names.txt"), sources.train.class_names)
+        save_samples(sources.validation, path_of("samples"))
+        print_summary(sources)
+
+
+# === The output folder ===
+
+
+def path_of(*names: str) -> str:
+    """Returns the path of a file in `--output_dir`."""
+    return os.path.join(FLAGS.output_dir, *names)
+
+
+@contextlib.contextmanager
+def output_dir(folder: str, resume: bool) -> Iterator[None]:
+    """Creates and locks the folder of a run while the block runs.
+
+    A folder that the block created is removed again if the block fails before
+    the first epoch is finished, so that the corrected command can be repeated.
+    """
+    existed = os.path.exists(folder)
+    if existed and not resume:
+        raise app.UsageError(
+            f"--output_dir={folder} exists. Name another folder, or add --resume "
+            "to continue the run in it."
         )
-        if resumed:
-            model, epochs = resumed
-            print(f"Resuming after epoch {epochs}.")
-            if epochs >= recipe.epochs and model.optimizer.use_ema:
-                # What the end of `fit` would have done
-                model.optimizer.finalize_variable_values(model.trainable_variables)
-        else:
-            model, epochs = build_model(sources.train.num_classes), 0
-            compile_model(model, recipe, steps)
-        if epochs < recipe.epochs:
-            print(
-                f"{model.name}: {model.count_params():,} parameters, "
-                f"{steps} steps an epoch. The first step also compiles the "
-                "training graph, which can take a minute."
-            )
-            sizes = resolutions(model)
-            largest = sizes if isinstance(sizes, int) else sizes[0]
-            train(
-                model,
-                sources,
-                recipe,
-                epochs,
-                steps,
-                sizes if crop_per_resolution else largest,
-                sizes,
-                crop_per_resolution,
-            )
-        model.save(os.path.join(FLAGS.output_dir, "model.keras"))
-        report(model, sources)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with training.lock_folder(folder):
+            yield
+    except BaseException:
+        checkpoints = os.path.join(folder, "checkpoint")
+        if not existed and not (os.path.isdir(checkpoints) and os.listdir(checkpoints)):
+            for name in ("flags.json", "log.csv"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                os.rmdir(checkpoints)
+            with contextlib.suppress(OSError):  # it has other files
+                os.rmdir(folder)
+        raise
 
-    names = sources.train.class_names
-    with open(os.path.join(FLAGS.output_dir, "class_names.txt"), "w") as file:
-        file.writelines(f"{name}\n" for name in names)
-    samples = os.path.join(FLAGS.output_dir, "samples")
-    save_samples(sources.validation, samples)
+
+def flag_values(recipe: training.Recipe) -> dict[str, object]:
+    """Returns the values of the script's flags, with the recipe's epochs."""
+    values = {flag.name: flag.value for flag in command_line.own_flags()}
+    return {**values, "epochs": recipe.epochs}
+
+
+def check_flags(recipe: training.Recipe, report_flags: Sequence[str]) -> None:
+    """Compares the flags with those of the run that is resumed.
+
+    Raises:
+        app.UsageError: If a flag that defines the network, the data or the
+            optimizer has another value than in the run, or if `--epochs` is
+            smaller than in the run.
+    """
+    if not os.path.exists(path_of("flags.json")):
+        return
+    before = read_json(path_of("flags.json"))
+    changed = [
+        f"--{name}={_text(before[name])} became --{name}={_text(value)}"
+        for name, value in flag_values(recipe).items()
+        if name in before
+        and name not in RESUMABLE
+        and name not in report_flags
+        and before[name] != value
+    ]
+    if before["epochs"] > recipe.epochs:
+        changed.append(
+            f"--epochs={before['epochs']} became --epochs={recipe.epochs} "
+            "(it may only grow)"
+        )
+    if changed:
+        raise app.UsageError(
+            "--resume continues a run with the same network, data and optimizer. "
+            f"Received: {'; '.join(changed)}"
+        )
+
+
+def _text(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def save_flags(recipe: training.Recipe) -> None:
+    """Writes the flags of the run to `flags.json`."""
+    write_json(path_of("flags.json"), flag_values(recipe))
+
+
+def save_samples(source: data.ImageSource, folder: str, count: int = 4) -> None:
+    """Writes the first images of a source to files, to try the network on."""
+    os.makedirs(folder, exist_ok=True)
+    for i, (image, label, _) in enumerate(source.dataset.take(count)):
+        name = source.class_names[int(label)].replace(" ", "_")
+        if not source.encoded:
+            image = tf.io.encode_png(image)
+        kind = "png" if image.numpy()[:4] == b"\x89PNG" else "jpg"
+        path = os.path.join(folder, f"{i}_{os.path.basename(name)}.{kind}")
+        tf.io.write_file(path, image)
+
+
+def print_summary(sources: Sources) -> None:
+    """Prints which images were skipped, and the files of the run."""
     for source in sources.all():
         if broken := data.check_pictures(source):
             print(
-                f"{len(broken)} pictures of {source.name} could not be "
-                f"decoded and were skipped: {', '.join(broken)}"
+                f"{len(broken)} images of {source.name} could not be decoded and "
+                f"were skipped: {', '.join(broken)}"
             )
-    print(
-        f"\nEverything is in {FLAGS.output_dir}: "
-        f"{', '.join(sorted(os.listdir(FLAGS.output_dir)))}"
-    )
+    names = set(os.listdir(FLAGS.output_dir)) - {"lock.json"}
+    print(f"\nAll results are in {FLAGS.output_dir}: {', '.join(sorted(names))}")
 
 
-def load_sources(held_out: float) -> Sources:
-    """The data set that the flags name."""
+# === Data ===
+
+
+def load_sources(held_out: float = 0.0) -> Sources:
+    """Opens the data set that the flags name.
+
+    Args:
+        held_out: The fraction of the training images to hold out, in [0, 1).
+    """
     train_source, validation = (
-        data.load_source(
-            FLAGS.dataset,
-            split,
-            FLAGS.data_dir,
-            FLAGS.download,
-            cache=FLAGS.cache,
-        )
+        shared_flags.load_source(split, download=FLAGS.download, cache=FLAGS.cache)
         for split in ("train", "validation")
     )
-    if not held_out:
-        return Sources(train_source, validation)
-    rest, kept = train_source.hold_out(held_out)
-    data.check_pictures(kept)  # now, and not after the training
-    return Sources(rest, validation, kept)
+    # Now, and not after the training. Keras then knows the number of batches.
+    data.check_pictures(validation)
+    kept = None
+    if held_out:
+        train_source, kept = train_source.hold_out(held_out)
+        data.check_pictures(kept)
+    if train_source.num_examples < FLAGS.batch_size:
+        raise app.UsageError(
+            "--batch_size must not be larger than the training set of "
+            f"{train_source.num_examples} images. "
+            f"Received: --batch_size={FLAGS.batch_size}"
+        )
+    return Sources(train_source, validation, kept)
+
+
+def training_batches(
+    source: data.ImageSource, resolutions: int | Sequence[int], **kwargs
+) -> tf.data.Dataset:
+    """Returns the batches that the flags describe.
+
+    Args:
+        source: The training images.
+        resolutions: One resolution, or several, in pixels.
+        **kwargs: Further arguments of `data.training_batches`.
+    """
+    return data.training_batches(
+        source,
+        resolutions=resolutions,
+        **{"batch_size": FLAGS.batch_size, **kwargs},
+        crop=FLAGS.crop,
+        area_range=(FLAGS.min_area, 1.0),
+        flip=FLAGS.flip,
+        seed=FLAGS.seed,
+    )
+
+
+def evaluation_batches(source: data.ImageSource, model: keras.Model) -> tf.data.Dataset:
+    """Returns the images of a source at the resolutions of a network."""
+    return shared_flags.evaluation_batches(
+        source, FLAGS.batch_size, shared_flags.resolutions_of(model)
+    )
+
+
+# === Training ===
 
 
 def change(recipe: training.Recipe) -> training.Recipe:
-    """The recipe with what the flags change."""
+    """Returns the recipe with the changes of the flags."""
     changes = {
         name: getattr(FLAGS, name)
         for name in ("epochs", "learning_rate", "weight_decay")
@@ -187,27 +345,50 @@ def change(recipe: training.Recipe) -> training.Recipe:
     return dataclasses.replace(recipe, warmup_epochs=FLAGS.warmup_epochs, **changes)
 
 
-def compile_model(model, recipe, steps_per_epoch: int) -> None:
-    """Compiles with the recipe's optimizer and a metric a point."""
+def start_or_resume(
+    script: Script, recipe: training.Recipe, source: data.ImageSource
+) -> tuple[keras.Model, int]:
+    """Builds the network, or loads the last checkpoint.
+
+    Returns:
+        The compiled network and the number of finished epochs.
+    """
+    steps = source.steps_per_epoch(FLAGS.batch_size)
+    checkpoint = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
+    if not checkpoint:
+        model = script.build_model(source.num_classes)
+        compile_model(model, recipe, steps)
+        return model, 0
+    model, epochs = checkpoint
+    print(f"Resuming after epoch {epochs}.")
+    if epochs < recipe.epochs:
+        extend_schedule(model, recipe, steps)
+    elif model.optimizer.use_ema:
+        # As at the end of `fit`
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    return model, epochs
+
+
+def compile_model(
+    model: keras.Model, recipe: training.Recipe, steps_per_epoch: int
+) -> None:
+    """Compiles with the recipe's optimizer, and metrics per operating point."""
     kwargs = {"gradient_accumulation_steps": FLAGS.gradient_accumulation_steps}
     if FLAGS.ema is not None:
         kwargs.update(use_ema=True, ema_momentum=FLAGS.ema)
     model.compile(
         recipe.optimizer(steps_per_epoch, FLAGS.batch_size, **kwargs),
-        loss=keras_resadapt.losses.CrossEntropy(FLAGS.label_smoothing),
+        loss=losses.CrossEntropy(FLAGS.label_smoothing),
         metrics=["accuracy"],
         jit_compile={"auto": "auto", "on": True, "off": False}[FLAGS.jit_compile],
     )
 
 
-def prepare_output_dir(output_dir: str, resume: bool) -> None:
-    """Makes the folder; an existing one needs `--resume`."""
-    if os.path.exists(output_dir) and not resume:
-        raise app.UsageError(
-            f"--output_dir={output_dir} exists: name another folder, or add "
-            "--resume to go on with the run in it."
-        )
-    os.makedirs(output_dir, exist_ok=True)
+def extend_schedule(model: keras.Model, recipe: training.Recipe, steps: int) -> None:
+    """Replaces the schedule of a resumed network where `--epochs` has grown."""
+    model.optimizer.learning_rate = recipe.schedule(
+        steps, FLAGS.batch_size, FLAGS.gradient_accumulation_steps or 1
+    )
 
 
 def forget_epochs(log_path: str, finished: int) -> None:
@@ -216,52 +397,49 @@ def forget_epochs(log_path: str, finished: int) -> None:
         return
     with open(log_path, newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
-    with open(log_path, "w", newline="") as file:
+    with atomic_path(log_path) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows(
             [header, *(row for row in rows if int(row[0]) < finished)]
         )
 
 
 def train(
-    model,
-    sources,
-    recipe,
-    initial_epoch,
-    steps,
-    train_sizes,
-    sizes,
-    crop_per_resolution,
+    model: keras.Model,
+    sources: Sources,
+    recipe: training.Recipe,
+    initial_epoch: int,
+    crop_per_resolution: bool,
 ) -> None:
-    """Fits, with a checkpoint and a CSV row an epoch."""
-    batches = data.training_batches(
+    """Fits, with a checkpoint and a row of `log.csv` after each epoch."""
+    steps = sources.train.steps_per_epoch(FLAGS.batch_size)
+    sizes = shared_flags.resolutions_of(model)
+    largest = sizes if isinstance(sizes, int) else sizes[0]
+    batches = training_batches(
         sources.train,
-        FLAGS.batch_size,
-        train_sizes,
-        crop=FLAGS.crop,
-        area_range=(FLAGS.min_area, 1.0),
-        flip=FLAGS.flip,
+        sizes if crop_per_resolution else largest,
         crop_per_resolution=crop_per_resolution,
-        seed=FLAGS.seed,
         initial_epoch=initial_epoch,
     )
-    log_path = os.path.join(FLAGS.output_dir, "log.csv")
-    forget_epochs(log_path, initial_epoch)
-    callbacks = [
-        keras.callbacks.CSVLogger(log_path, append=initial_epoch > 0),
-        training.EpochCheckpoint(os.path.join(FLAGS.output_dir, "checkpoint")),
-    ]
-    if FLAGS.tensorboard:
-        callbacks.append(
-            keras.callbacks.TensorBoard(os.path.join(FLAGS.output_dir, "tensorboard"))
-        )
+    validation = shared_flags.evaluation_batches(
+        sources.validation,
+        FLAGS.batch_size,
+        sizes if isinstance(model, RSNet) else largest,
+    )
+    save_flags(recipe)
+    print(
+        f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
+        "epoch. The first step also compiles the training graph, which can take "
+        "a minute."
+    )
     try:
         model.fit(
             batches,
             epochs=recipe.epochs,
             initial_epoch=initial_epoch,
             steps_per_epoch=steps,
-            validation_data=evaluation_batches(sources.validation, sizes),
-            callbacks=callbacks,
+            validation_data=validation,
+            callbacks=callbacks(initial_epoch),
+            shuffle=False,  # the batches are shuffled already
         )
     except tf.errors.InvalidArgumentError:
         for source in sources.all():
@@ -269,28 +447,18 @@ def train(
         raise
     except KeyboardInterrupt:
         raise SystemExit(
-            "\nInterrupted. The same command with --resume goes on from the "
+            "\nInterrupted. The same command with --resume continues after the "
             "last finished epoch."
-        )
+        ) from None
 
 
-def evaluation_batches(source, resolutions):
-    """A source's pictures as the papers evaluate them."""
-    return data.evaluation_batches(
-        source,
-        FLAGS.batch_size,
-        resolutions,
-        crop_fraction=FLAGS.crop_fraction,
-    )
-
-
-def save_samples(source, folder: str, count: int = 4) -> None:
-    """Writes some pictures of a source as files, to try the network on."""
-    os.makedirs(folder, exist_ok=True)
-    for i, (picture, label, _) in enumerate(source.dataset.take(count)):
-        name = source.class_names[int(label)].replace(" ", "_")
-        if not source.encoded:
-            picture = tf.io.encode_png(picture)
-        kind = "png" if picture.numpy()[:4] == b"\x89PNG" else "jpg"
-        path = os.path.join(folder, f"{i}_{os.path.basename(name)}.{kind}")
-        tf.io.write_file(path, picture)
+def callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that log and save."""
+    forget_epochs(path_of("log.csv"), initial_epoch)
+    result = [
+        keras.callbacks.CSVLogger(path_of("log.csv"), append=initial_epoch > 0),
+        training.EpochCheckpoint(path_of("checkpoint")),
+    ]
+    if FLAGS.tensorboard:
+        result.append(keras.callbacks.TensorBoard(path_of("tensorboard")))
+    return result

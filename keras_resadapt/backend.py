@@ -29,3 +29,23 @@ def _require(name: str, *backends: str) -> None:
             "KERAS_BACKEND=tensorflow and load the model again. "
             f"Received: the backend {backend!r}"
         )
+
+
+def on_tensorflow_cpu() -> bool:
+    """Returns whether the backend is TensorFlow without a GPU or TPU."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not (
+        tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
+    )
+
+
+def in_graph() -> bool:
+    """Returns whether TensorFlow is tracing a function."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()

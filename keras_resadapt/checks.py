@@ -8,13 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def check_network(model) -> None:
     """Raises a `TypeError` unless `model` is a network of this package."""
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Network):
         raise TypeError(
             "`model` must be a network of this package, such as an `RSNet`. "
             f"Received: model={model!r} of type {type(model).__name__}"

@@ -1,6 +1,6 @@
-"""Losses between the predictions of one network's operating points."""
+"""Losses of classification, and between the operating points of a network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -18,9 +18,14 @@ class CrossEntropy(keras.losses.Loss):
 
     Call arguments:
         y_true: Class indices of shape (batch,) or (batch, 1), or class
-            probabilities of shape (batch, classes). An index outside
-            [0, classes) makes the loss NaN, so that it cannot go unseen.
+            probabilities of shape (batch, classes). The loss of an index that is
+            not an integer in [0, classes) is NaN, so that it does not remain
+            unnoticed.
         y_pred: Logits of shape (batch, classes).
+
+    Raises:
+        ValueError: If `label_smoothing` is outside [0, 1), or the shape of
+            `y_true` is none of the above.
     """
 
     def __init__(
@@ -36,17 +41,21 @@ class CrossEntropy(keras.losses.Loss):
                 "`label_smoothing` must be in [0, 1). "
                 f"Received: label_smoothing={label_smoothing}"
             )
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = float(label_smoothing)
 
     def call(self, y_true, y_pred):
         classes = y_pred.shape[-1]
-        if len(y_true.shape) == 2 and y_true.shape[-1] == classes > 1:
+        shape = tuple(y_true.shape)
+        if len(shape) == 2 and shape[1] == classes > 1:
             targets = ops.cast(y_true, y_pred.dtype)
+        elif len(shape) == 1 or (len(shape) == 2 and shape[1] in (1, None)):
+            targets = _one_hot(ops.reshape(y_true, (-1,)), classes, y_pred.dtype)
         else:
-            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-            valid = ops.logical_and(labels >= 0, labels < classes)
-            targets = ops.one_hot(labels, classes, dtype=y_pred.dtype)
-            targets = ops.where(valid[:, None], targets, float("nan"))
+            raise ValueError(
+                "`y_true` must be class indices of shape (batch,) or (batch, 1), or "
+                f"probabilities of shape (batch, {classes}). Received: y_true of "
+                f"shape {shape}"
+            )
         if self.label_smoothing:
             targets = (
                 targets * (1 - self.label_smoothing) + self.label_smoothing / classes
@@ -60,6 +69,16 @@ class CrossEntropy(keras.losses.Loss):
         }
 
 
+def _one_hot(labels, classes, dtype):
+    """Returns one row per label, of NaN for a label that is not a class."""
+    # Before the cast to integers, which wraps large numbers around.
+    valid = ops.logical_and(labels >= 0, labels < classes)
+    valid = ops.logical_and(valid, ops.equal(labels, ops.floor(labels)))
+    indices = ops.cast(ops.where(valid, labels, 0), "int32")
+    targets = ops.one_hot(indices, classes, dtype=dtype)
+    return ops.where(valid[:, None], targets, float("nan"))
+
+
 @keras.saving.register_keras_serializable("keras_resadapt")
 class Distillation(keras.losses.Loss):
     """KL(p_teacher || p_student) of logits (RS-Net, equation 7).
@@ -67,7 +86,8 @@ class Distillation(keras.losses.Loss):
     No gradient flows to the teacher.
 
     Args:
-        temperature: Divides both logits before the softmax; positive.
+        temperature: Positive number that divides both logits before the
+            softmax.
 
     Call arguments:
         y_true: The teacher's logits, of shape (batch, classes).
@@ -82,7 +102,11 @@ class Distillation(keras.losses.Loss):
         **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
-        self.temperature = temperature
+        if not temperature > 0:
+            raise ValueError(
+                f"`temperature` must be positive. Received: temperature={temperature}"
+            )
+        self.temperature = float(temperature)
 
     def call(self, y_true, y_pred):
         teacher = ops.log_softmax(ops.stop_gradient(y_true) / self.temperature)
@@ -97,21 +121,22 @@ class Distillation(keras.losses.Loss):
 class AlphaDivergence(keras.losses.Loss):
     """The adaptive, clipped alpha-divergence of logits (AlphaNet).
 
-    With p the teacher, q the student and r = p / q,
+    For a teacher p, a student q and r = p / q, it is
 
         D_alpha(p || q) = (sum q r^alpha - 1) / (alpha (alpha - 1)),
 
-    and KL(p || q) for alpha = 1. Of the divergences for `alpha_min`, which
-    blames q for mass where p has none, and `alpha_max`, which blames it for the
-    contrary, each image takes the larger one (equation 9). Weights r^alpha are
-    clipped at `clip` (not for alpha = 1, whose q r^alpha is p), and the
-    gradient is that of the importance-weighted log-likelihood with these
-    weights held fixed, so that no image's gradient gets out of hand. No
-    gradient flows to the teacher.
+    or KL(p || q) for alpha = 1. `alpha_min` penalizes mass of q where p has
+    none, and `alpha_max` mass of p where q has none. Each image uses the larger
+    of the two divergences (equation 9).
+
+    The weights r^alpha are clipped at `clip`, except for alpha = 1, for which
+    q r^alpha is p. The gradient is that of the importance-weighted
+    log-likelihood with these weights held fixed, which bounds the gradient of
+    each image. No gradient flows to the teacher.
 
     Args:
-        alpha_min: Less than 0.
-        alpha_max: 1, or greater than 0.
+        alpha_min: Negative number.
+        alpha_max: Positive number.
         clip: Largest weight, at least 1.
 
     Call arguments:
@@ -139,9 +164,9 @@ class AlphaDivergence(keras.losses.Loss):
                 f"at least 1. Received: alpha_min={alpha_min}, "
                 f"alpha_max={alpha_max}, clip={clip}"
             )
-        self.alpha_min = alpha_min
-        self.alpha_max = alpha_max
-        self.clip = clip
+        self.alpha_min = float(alpha_min)
+        self.alpha_max = float(alpha_max)
+        self.clip = float(clip)
 
     def call(self, y_true, y_pred):
         log_p = ops.log_softmax(ops.stop_gradient(y_true))
@@ -150,15 +175,15 @@ class AlphaDivergence(keras.losses.Loss):
         high, high_gradient = self._divergence(log_p, log_q, self.alpha_max)
         value = ops.maximum(low, high)
         surrogate = ops.where(low > high, low_gradient, high_gradient)
-        # The value of the one, the gradient of the other
+        # The value of the divergence with the gradient of the surrogate
         return surrogate + ops.stop_gradient(value - surrogate)
 
     def _divergence(self, log_p, log_q, alpha):
-        """Its value, and a function with its gradient, for each image."""
+        """Returns its value and a function with its gradient, for each image."""
         fixed_log_q = ops.stop_gradient(log_q)
         log_ratio = log_p - fixed_log_q
         if alpha == 1:
-            # f(r) = r log r; q r is p, whatever overflows.
+            # f(r) = r log r, where q r is p without an overflow
             p = ops.exp(log_p)
             return (
                 ops.sum(p * log_ratio, axis=-1),
@@ -183,40 +208,55 @@ class AlphaDivergence(keras.losses.Loss):
 
 
 def ensemble_logits(logits: Sequence, weights):
-    """`z_0 = sum_s alpha_s z_s` (RS-Net, equation 5).
+    """Returns `z_0 = sum_s alpha_s z_s` (RS-Net, equation 5).
 
-    The logits are frozen: what is learnt through the ensemble is its weights.
+    Gradients flow to the weights alone, not to the logits.
 
     Args:
         logits: S tensors of shape (batch, classes).
-        weights: Tensor of shape (S,), not negative, with sum 1.
+        weights: Tensor of shape (S,), not negative, with a sum of 1.
     """
     stacked = ops.stop_gradient(ops.stack(logits, axis=-1))
     return ops.sum(stacked * weights, axis=-1)
 
 
 def distillation_loss(
-    logits: Sequence, ensemble, distillation: str = "full", sample_weight=None
+    logits: Sequence,
+    ensemble,
+    distillation: str = "full",
+    sample_weight=None,
+    divergence: Callable | None = None,
 ):
-    """Multi-resolution ensemble distillation (RS-Net, section 3.3, table 5).
+    """Computes multi-resolution ensemble distillation (RS-Net, section 3.3).
 
-    With p_0 the ensemble's prediction and p_1, ..., p_S those of the
-    resolutions, the largest first, D the divergence of `Distillation`:
+    Let p_0 be the prediction of the ensemble, p_1, ..., p_S the predictions at
+    the resolutions, the largest first, and D the divergence of `Distillation`.
+    The kinds of table 5 are
 
     - `"none"`: 0
     - `"vanilla"`: sum_s D(p_0 || p_s), equation 8
     - `"full"`: 2/(S+1) sum_{t=0}^{S-1} sum_{s=t+1}^{S} D(p_t || p_s),
       equation 10
-    - `"no_ensemble"`: the terms of equation 10 without those of p_0
+    - `"no_ensemble"`: equation 10 without the terms of p_0
     - `"largest_only"`: sum_{s=2}^{S} D(p_1 || p_s)
 
     Args:
-        logits: S tensors of shape (batch, classes), the largest resolution's
+        logits: S tensors of shape (batch, classes), the largest resolution
             first.
-        ensemble: The ensemble's logits, of shape (batch, classes).
-        distillation: Which of the above.
+        ensemble: Logits of the ensemble, of shape (batch, classes).
+        distillation: One of the kinds above.
         sample_weight: Optional weights of shape (batch,).
+        divergence: D, a function of (teacher, student, sample weights); by default
+            `Distillation()`.
+
+    Raises:
+        ValueError: For an unknown `distillation`.
     """
+    if distillation not in DISTILLATIONS:
+        raise ValueError(
+            f"`distillation` must be one of {DISTILLATIONS}. "
+            f"Received: distillation={distillation!r}"
+        )
     count = len(logits)
     predictions = [ensemble, *logits]
     pairs = {
@@ -227,7 +267,7 @@ def distillation_loss(
         "largest_only": [(1, s) for s in range(2, count + 1)],
     }[distillation]
     scale = 2 / (count + 1) if distillation in ("full", "no_ensemble") else 1.0
-    divergence = Distillation()
+    divergence = Distillation() if divergence is None else divergence
     return scale * sum(
         divergence(predictions[t], predictions[s], sample_weight) for t, s in pairs
     )

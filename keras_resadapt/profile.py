@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.points.recording import RecordingPoint, symbolic_call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +29,6 @@ class ProfileRow:
     madds: int
     params: int
     standalone_madds: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _RecordingPoint(OperatingPoint):
-    """An operating point that notes every layer that is called through it,
-    and calls none: what comes out has the right shape."""
-
-    calls: list = dataclasses.field(default_factory=list)
-
-    def call(self, layer, inputs, **kwargs) -> Any:
-        spec = layer.compute_output_spec(inputs, **self._axes(layer))
-        self.calls.append((layer, tuple(inputs.shape), tuple(spec.shape)))
-        return ops.zeros(spec.shape, spec.dtype)
-
-    def affine(self, norm):
-        scale, offset = super().affine(norm)
-        self.calls.append((norm, tuple(scale.shape), tuple(scale.shape)))
-        return scale, offset
 
 
 def profile_point(
@@ -70,7 +52,7 @@ def profile_point(
 def _record(forward, input_shape, point) -> list:
     """The calls that `forward` makes through a point, each with the layer and
     the shapes of what goes in and out."""
-    recorder = _RecordingPoint(**dataclasses.asdict(point))
+    recorder = point.interpreted_by(RecordingPoint)
     images = keras.KerasTensor((1, *input_shape))
     symbolic_call(lambda x: forward(x, recorder), images)
     return recorder.calls
@@ -102,7 +84,7 @@ def profile_cascade(
         input_shape: Shape of one image.
         points: The exits to count; by default all.
     """
-    recorder = _RecordingPoint()
+    recorder = RecordingPoint()
     calls_until = []
 
     def forward(images):
@@ -121,19 +103,6 @@ def profile_cascade(
             ProfileRow(point, _sum_madds(calls), _sum_params(calls), alone.madds)
         )
     return rows
-
-
-def symbolic_call(function, inputs: keras.KerasTensor):
-    """Runs a function of layers on shapes alone, which builds the layers."""
-
-    class Symbolic(keras.layers.Layer):
-        def build(self, input_shape):
-            self.built = True
-
-        def call(self, inputs):
-            return function(inputs)
-
-    return Symbolic()(inputs)
 
 
 def _is_norm(layer) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures of what a network does: their numbers against NumPy's."""
+"""Plots of what a network does: their numbers against NumPy."""
 
 import matplotlib.image
 import numpy as np
@@ -7,14 +7,16 @@ from conftest import RESOLUTIONS, make_tiny, randomize
 
 import keras_resadapt
 from keras_resadapt import OperatingPoint, analysis, inference
+from keras_resadapt.analysis.heat_table import draw_heat_table
+from keras_resadapt.analysis.text import plain
 from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.layers import SwitchableBatchNormalization
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """A path whose file must be a picture with something on it."""
-    path = tmp_path / "picture.png"
+def plot_file(tmp_path):
+    """Yields a path whose file must be an image with many colors."""
+    path = tmp_path / "plot.png"
     yield path
     pixels = matplotlib.image.imread(path)[..., :3]
     assert min(pixels.shape[:2]) > 100
@@ -74,25 +76,43 @@ def test_progress_is_shown(data, capsys):
 # === Accuracy and cost ===
 
 
-def test_accuracy_cost(picture, tmp_path):
+def test_accuracy_cost(plot_file, tmp_path):
     points = [("exit0", 1e6, 0.5), ("exit1", 5e6, 0.7)]
     sweep = [(1e6 * c, 0.5 + 0.05 * c) for c in range(1, 6)]
     analysis.plot_accuracy_cost(
         {"ranet": points, "msdnet": points},
-        picture,
+        plot_file,
         "title",
         sweeps={"ranet": sweep, "other": sweep},
         log=True,
     )
-    analysis.plot_accuracy_cost({}, tmp_path / "a.png", sweeps={"x": sweep})
+    analysis.plot_accuracy_cost({}, tmp_path / "a.png", sweeps={"x": np.array(sweep)})
     for curves, sweeps, message in [
         ({}, {}, "`curves`"),
         ({"a": points}, {"a": []}, "`sweeps`"),
         ({"a": [("r32", 1e6, 57.0)]}, {}, r"\[0, 1\]"),
         ({}, {"a": [(1e6, float("nan"))]}, r"\[0, 1\]"),
+        ({"a": [("r32", float("nan"), 0.5)]}, {}, "finite"),
+        ({"a": np.zeros((0, 3))}, {}, "`curves`"),
     ]:
         with pytest.raises(ValueError, match=message):
             analysis.plot_accuracy_cost(curves, tmp_path / "b.png", sweeps=sweeps)
+
+
+def test_names_are_drawn_literally(tmp_path):
+    """Text between dollar signs is mathematics to matplotlib, and mostly fails."""
+    from matplotlib.figure import Figure
+
+    name = "_$\\frac$ 5$ a_b^"
+    curves = {name: [("$^$", 1e6, 0.5), (name, 2e6, 0.6)]}
+    sweeps = {"$x$_": [(1, 1)]}
+    analysis.plot_accuracy_cost(curves, tmp_path / "a.png", name, sweeps=sweeps)
+    axes = Figure().add_subplot()
+    draw_heat_table(axes, np.ones((1, 2)), [name], ["$_", "$^$"])
+    axes.plot([0, 1], label=plain("_hidden"))
+    axes.legend()
+    axes.figure.savefig(tmp_path / "b.png")
+    assert len(axes.get_legend().get_texts()) == 1
 
 
 # === Agreement ===
@@ -137,7 +157,7 @@ def test_predictions_refuse(tiny, batch):
 
 def test_precision_and_coverage():
     rng = np.random.default_rng(0)
-    # Rounded, so that confidences meet thresholds
+    # Rounded, so that some confidences equal thresholds
     confidence = rng.uniform(0.2, 0.95, 50).round(1)
     correct = rng.uniform(size=50) < confidence
     thresholds = np.linspace(0, 1, 11).round(1)
@@ -145,14 +165,20 @@ def test_precision_and_coverage():
         confidence, correct, thresholds
     )
     for t, p, c in zip(thresholds, precision, coverage):
-        sure = confidence >= t
-        assert c == sure.mean()
-        np.testing.assert_allclose(p, correct[sure].mean() if sure.any() else np.nan)
+        confident = confidence >= t
+        assert c == confident.mean()
+        expected = correct[confident].mean() if confident.any() else np.nan
+        np.testing.assert_allclose(p, expected)
     assert coverage[0] == 1 and coverage[-1] == 0 and np.isnan(precision[-1])
+    lists = analysis.precision_and_coverage([0.5, 0.9], [False, True], [0.6])
+    np.testing.assert_array_equal(lists, [[1.0], [0.5]])
+    for bad in (([], [], [0.5]), ([0.5], [True, False], [0.5])):
+        with pytest.raises(ValueError, match="same length, at least 1"):
+            analysis.precision_and_coverage(*bad)
 
 
-def test_agreement(tiny, data, picture):
-    result = analysis.plot_agreement(tiny, data, picture, verbose=False)
+def test_agreement(tiny, data, plot_file):
+    result = analysis.plot_agreement(tiny, data, plot_file, verbose=False)
     assert result.names == ("r16", "r32")
     predictions = inference.collect_logits(tiny, data, verbose=False)
     dear, cheap = predictions.correct[0], predictions.correct[2]
@@ -163,12 +189,12 @@ def test_agreement(tiny, data, picture):
     assert result.precision[0] == cheap.mean() and result.coverage[0] == 1
 
 
-def test_agreement_of_exits(tiny_cascade, data, picture, batch):
+def test_agreement_of_exits(tiny_cascade, data, plot_file, batch):
     points = OperatingPoint(exit=0), OperatingPoint(exit=1)
     result = analysis.plot_agreement(
         tiny_cascade,
         data,
-        picture,
+        plot_file,
         points,
         thresholds=[0.9, 0.1],
         verbose=False,
@@ -182,10 +208,11 @@ def test_agreement_of_exits(tiny_cascade, data, picture, batch):
 
 
 def test_agreement_needs_two_points(data, tmp_path):
+    path = tmp_path / "a.png"
     model = make_tiny(resolutions=(32,), extrapolate=True)
-    with pytest.raises(ValueError, match="1 operating points"):
+    with pytest.raises(ValueError, match="with 1 operating points"):
         analysis.plot_agreement(model, data, tmp_path / "a.png")
-    # The paper's picture: one network, tested where it was not trained
+    # The figure of the paper: one network, tested at another resolution
     points = OperatingPoint(resolution=16), OperatingPoint(resolution=32)
     result = analysis.plot_agreement(
         model, data, tmp_path / "a.png", points, verbose=False
@@ -193,21 +220,36 @@ def test_agreement_needs_two_points(data, tmp_path):
     assert result.names == ("r16", "r32")
     with pytest.raises(ValueError, match="must be two"):
         analysis.plot_agreement(model, data, tmp_path / "b.png", points[:1])
+    for thresholds in ((), 0.5):
+        with pytest.raises(ValueError, match="`thresholds` must be"):
+            analysis.plot_agreement(model, data, path, points, thresholds)
 
 
-def test_complementarity(tiny, data, picture):
-    shares = analysis.plot_complementarity(tiny, data, picture, verbose=False)
+def test_complementarity(tiny, data, plot_file):
+    shares = analysis.plot_complementarity(tiny, data, plot_file, verbose=False)
     correct = inference.collect_logits(tiny, data, verbose=False).correct
     for i in range(3):
         for j in range(3):
             np.testing.assert_allclose(shares[i, j], np.mean(~correct[i] & correct[j]))
+    with pytest.raises(ValueError, match="at least one operating point"):
+        analysis.plot_complementarity(tiny, data, plot_file, points=[])
 
 
-def test_resolution_table(tiny, data, picture, batch):
+def test_plots_of_a_single_class(tiny, batch, plot_file):
+    """All images have one label, and one operating point is compared with itself."""
+    data = [(batch[0], np.zeros(8, np.int64))]
+    points = [OperatingPoint(resolution=np.int64(16))] * 2
+    shares = analysis.plot_complementarity(tiny, data, plot_file, points, verbose=False)
+    np.testing.assert_array_equal(shares, np.zeros((2, 2)))
+    result = analysis.plot_agreement(tiny, data, plot_file, points, verbose=False)
+    assert result.both + result.neither == 1
+
+
+def test_resolution_table(tiny, data, plot_file, batch):
     images, labels = batch
     single = randomize(make_tiny(resolutions=(24,), extrapolate=True), 1)
     models = {"RS-Net": tiny, "I-24": single}
-    accuracy = analysis.plot_resolution_table(models, data, picture, verbose=False)
+    accuracy = analysis.plot_resolution_table(models, data, plot_file, verbose=False)
     assert accuracy.shape == (2, 3)
     for row, model in zip(accuracy, models.values()):
         for value, resolution in zip(row, RESOLUTIONS):
@@ -224,12 +266,14 @@ def test_resolution_table_refuses(tiny, tiny_cascade, data, tmp_path):
         analysis.plot_resolution_table({"cascade": tiny_cascade}, data, path)
     with pytest.raises(ValueError, match="extrapolate=True"):
         analysis.plot_resolution_table({"tiny": tiny}, data, path, [8])
+    with pytest.raises(ValueError, match="at least one resolution"):
+        analysis.plot_resolution_table({"tiny": tiny}, data, path, np.array([], int))
 
 
-# === Where images leave ===
+# === Exits ===
 
 
-def test_exit_gallery(tiny_cascade, batch, picture):
+def test_exit_gallery(tiny_cascade, batch, plot_file):
     images, _ = batch
     logits = np.stack([np.array(x) for x in tiny_cascade(images).values()])
     confidences = softmax(logits).max(-1)
@@ -240,7 +284,7 @@ def test_exit_gallery(tiny_cascade, batch, picture):
     )
     rows = np.arange(8)
     labels = logits.argmax(-1)[exits, rows]
-    labels[0] = (labels[0] + 1) % 5  # one wrong answer
+    labels[0] = (labels[0] + 1) % 5  # one wrong prediction
     confidence = confidences[exits, rows]
 
     data = [(images[:5], labels[:5]), (images[5:], labels[5:])]
@@ -248,7 +292,7 @@ def test_exit_gallery(tiny_cascade, batch, picture):
         tiny_cascade,
         thresholds,
         iter(data),
-        picture,
+        plot_file,
         columns=2,
         verbose=False,
     )
@@ -266,7 +310,7 @@ def test_exit_gallery(tiny_cascade, batch, picture):
         tiny_cascade,
         thresholds,
         data,
-        picture,
+        plot_file,
         classes=[one],
         class_names=list("abcde"),
         verbose=False,
@@ -295,6 +339,8 @@ def test_exit_gallery_refuses(tiny, tiny_cascade, batch, tmp_path):
         plot(classes=[])
     with pytest.raises(ValueError, match="`columns`"):
         plot(columns=0)
+    with pytest.raises(ValueError, match="2 names and class 2"):
+        plot(classes=np.array([2]), class_names=["a", "b"])
     with pytest.raises(ValueError, match="needs 2 thresholds"):
         plot(thresholds=[0.5])
     with pytest.raises(TypeError, match="RSNet"):
@@ -302,12 +348,12 @@ def test_exit_gallery_refuses(tiny, tiny_cascade, batch, tmp_path):
     assert not path.exists()
 
 
-def test_exit_difficulty(picture, tmp_path):
+def test_exit_difficulty(plot_file, tmp_path):
     rng = np.random.default_rng(0)
     difficulty = rng.uniform(size=200)
     exits = (difficulty * 3 + rng.uniform(-0.5, 0.5, 200)).clip(0, 2).astype(int)
     counts, edges = analysis.plot_exit_difficulty(
-        exits, difficulty, picture, num_exits=4, bins=5
+        exits, difficulty, plot_file, num_exits=4, bins=5
     )
     assert counts.shape == (4, 5) and counts.sum() == 200
     for exit in range(4):
@@ -318,6 +364,7 @@ def test_exit_difficulty(picture, tmp_path):
         (exits[:0], difficulty[:0]),
         (exits, difficulty * np.nan),
         (exits - 1, difficulty),
+        (exits / 2, difficulty),
     ]:
         with pytest.raises(ValueError, match="exits|difficulty"):
             analysis.plot_exit_difficulty(*bad, tmp_path / "a.png")
@@ -331,21 +378,21 @@ def test_exit_difficulty(picture, tmp_path):
 
 
 def wave(size, down, right, amplitude=3.0):
-    """A map of `down` and `right` cycles, in two channels with a phase."""
+    """Returns a wave of `down` and `right` cycles, in two channels with a phase."""
     rows, columns = np.indices((size, size)) / size
     phase = 2 * np.pi * (down * rows + right * columns)
     maps = amplitude * np.stack([np.cos(phase), np.sin(phase)], -1)
     return maps.astype("float32")
 
 
-def test_spectrum_of_a_wave(data, picture):
+def test_spectrum_of_a_wave(data, plot_file):
     spectra = analysis.plot_feature_spectrum(
         {
             "wave": lambda x: np.stack([wave(8, 2, 1)] * len(x)),
             "low": lambda x: np.stack([wave(4, 0, 0)] * len(x)),
         },
         data,
-        picture,
+        plot_file,
         verbose=False,
     )
     expected = np.zeros((8, 8))
@@ -395,7 +442,7 @@ def test_last_features_of_rsnet(tiny, batch):
         np.testing.assert_allclose(logits, tiny.logits(images, point), atol=1e-4)
 
 
-def test_last_features_of_msnet(batch, picture):
+def test_last_features_of_msnet(batch, plot_file):
     model = randomize(
         keras_resadapt.MSResNet18(
             5, (32, 16), depths=(1, 1), filters=(8, 16), stem="small"
@@ -415,7 +462,7 @@ def test_last_features_of_msnet(batch, picture):
     spectra = analysis.plot_feature_spectrum(
         {"ms": model, "plain": make_tiny(resolutions=(32,))},
         [batch],
-        picture,
+        plot_file,
         verbose=False,
     )
     assert list(spectra) == ["ms, low, upsampled", "ms, high", "plain"]
@@ -425,7 +472,7 @@ def test_spectrum_refuses(tiny_cascade, data):
     def spectrum(networks):
         analysis.feature_spectrum(networks, data, verbose=False)
 
-    with pytest.raises(TypeError, match="RSNet and MSNet.*RANet"):
+    with pytest.raises(TypeError, match="RSNet or MSNet.*RANet"):
         spectrum(tiny_cascade)
     with pytest.raises(ValueError, match="at least one"):
         spectrum({})
@@ -440,8 +487,8 @@ def test_spectrum_refuses(tiny_cascade, data):
 # === BatchNormalization ===
 
 
-def test_bn_statistics(tiny, picture):
-    statistics = analysis.plot_bn_statistics(tiny, picture)
+def test_bn_statistics(tiny, plot_file):
+    statistics = analysis.plot_bn_statistics(tiny, plot_file)
     assert statistics.resolutions == RESOLUTIONS
     assert statistics.layers[0] == "stem/bn1" and len(statistics.layers) == 6
     assert statistics.mean.shape == statistics.spread.shape == (4, 3, 6)

@@ -287,7 +287,7 @@ def test_two_replicas_train_as_one(batch):
         ({"growth_rate": 2}, "at least one channel"),
         ({"reduction": 0}, "`reduction` must be in"),
         ({"block_step": 0}, "`block_step` must be a positive"),
-        ({"num_classes": 0}, "`num_classes` must be a positive"),
+        ({"num_classes": 0}, "`num_classes` must be an integer of at least 2"),
         ({"stem": "small"}, "`stem` must be 'cifar' or 'imagenet'"),
         ({"preprocessing": "tiny"}, "`preprocessing` must be one of"),
         ({"distillation_weight": 2}, "`distillation_weight` must be in"),

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from conftest import make_tiny, randomize
@@ -8,7 +9,7 @@ from keras_resadapt.convert import load_pytorch_state_dict, rsnet
 
 
 def state_dict_of(model, private=True):
-    """A checkpoint that fits a model, of random arrays."""
+    """Returns a checkpoint of random arrays that fits a model."""
     marker = {"x.bn_0.weight": 0} if private else {}
     rng = np.random.default_rng(0)
     return {
@@ -103,9 +104,62 @@ def test_files(tiny, batch, tmp_path):
     np.testing.assert_allclose(other(batch[0]), tiny(batch[0]))
 
 
-def test_only_known_models():
-    import keras
+def test_files_that_hold_no_checkpoint(tiny, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is an optional extra")
+    path = tmp_path / "net.pth"
+    before = tiny.get_weights()
 
+    def refuses(content, error, message):
+        torch.save(content, path)
+        with pytest.raises(error, match=message):
+            load_pytorch_state_dict(tiny, path)
+
+    refuses([1, 2], TypeError, "holds a mapping .*net.pth', which holds a list")
+    refuses(torch.zeros(3), TypeError, "holds a Tensor")
+    refuses(tiny.name, TypeError, "holds a str")
+    refuses(keras.Model, ValueError, "plain containers only.*UnpicklingError")
+    path.write_text("no checkpoint")
+    with pytest.raises(ValueError, match="that `torch.save` wrote.*net.pth"):
+        load_pytorch_state_dict(tiny, path)
+    for a, b in zip(before, tiny.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_values_that_are_no_arrays(tiny):
+    checkpoint = state_dict_of(tiny)
+    bad = {
+        **checkpoint,
+        "epoch": None,
+        "conv1.module.weight": "text",
+        "fc.module.bias": np.ones(5, "complex64"),
+        "module.fc.module.weight": np.ones((5, 16), "f"),
+        3: np.ones(3),
+    }
+    with pytest.raises(ValueError) as error:
+        load_pytorch_state_dict(tiny, bad)
+    for part in (
+        "epoch: a NoneType",
+        "conv1.module.weight: a str",
+        "fc.module.bias: a ndarray",
+        "module.fc.module.weight: twice",
+        "3: a key that is not a string",
+    ):
+        assert part in str(error.value)
+    with pytest.raises(TypeError, match="mapping or the path.*Received: a list"):
+        load_pytorch_state_dict(tiny, [checkpoint])
+
+
+def test_tensors_of_a_training(tiny):
+    """Parameters need gradients, and half precision is common."""
+    torch = pytest.importorskip("torch", reason="torch is an optional extra")
+    checkpoint = state_dict_of(tiny)
+    tensors = {k: torch.tensor(v, requires_grad=True) for k, v in checkpoint.items()}
+    tensors["fc.module.bias"] = torch.ones(5, dtype=torch.bfloat16)
+    load_pytorch_state_dict(tiny, tensors)
+    np.testing.assert_array_equal(tiny.classifier.bias, np.ones(5))
+
+
+def test_only_known_models():
     with pytest.raises(TypeError, match="RSNet.*Sequential"):
         load_pytorch_state_dict(keras.Sequential(), {})
 

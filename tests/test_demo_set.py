@@ -26,7 +26,7 @@ def test_shapes_types_and_balance(train_set):
     assert 0 <= difficulty.min() < 0.02 and 0.98 < difficulty.max() <= 1
 
 
-def test_same_seed_same_pictures_whatever_the_number(train_set):
+def test_same_seed_same_images_whatever_the_number(train_set):
     images, labels, difficulty = demo_set("train", 300)
     assert np.array_equal(images, train_set[0][:300])
     assert np.array_equal(labels, train_set[1][:300])
@@ -34,13 +34,11 @@ def test_same_seed_same_pictures_whatever_the_number(train_set):
     assert not np.array_equal(images, demo_set("train", 300, seed=1)[0])
 
 
-def test_no_picture_twice_and_none_in_both_splits(train_set):
+def test_no_image_twice_and_none_in_both_splits(train_set):
     validation = demo_set("validation")[0]
     assert len(validation) == 800
-    pictures = {
-        picture.tobytes() for picture in np.concatenate([train_set[0], validation])
-    }
-    assert len(pictures) == 1024 + 800
+    images = {image.tobytes() for image in np.concatenate([train_set[0], validation])}
+    assert len(images) == 1024 + 800
 
 
 def test_size_argument():
@@ -49,14 +47,18 @@ def test_size_argument():
 
 
 def test_difficulty_tells_the_size_of_the_object(train_set):
-    """Plain discs, found by their difference to a smooth background, have the area that difficulty promises."""
+    """Plain discs have the area that the difficulty sets.
+
+    They are found by their difference to a smooth background.
+    """
     images, labels, difficulty = train_set
     plain = np.flatnonzero(
         (labels == CLASS_NAMES.index("plain_disc")) & (difficulty < 0.25)
     )
     assert len(plain) > 10
     for i in plain:
-        # The rim of the picture is background: whatever differs clearly from its median is object or a stroke.
+        # The rim of the image is background. Pixels that differ clearly from its
+        # median belong to the object or a stroke.
         grey = images[i].astype(float).mean(-1)
         rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
         area = (np.abs(grey - np.median(rim)) > 45).sum()
@@ -65,7 +67,7 @@ def test_difficulty_tells_the_size_of_the_object(train_set):
 
 
 def test_low_resolution_keeps_easy_textures_and_loses_hard_ones(train_set):
-    """What is left of the fine detail at 16 pixels: much of it for large objects, little for small ones."""
+    """Fine detail at 16 pixels: much is left of large objects, little of small ones."""
     images, labels, difficulty = train_set
     checked = np.isin(
         labels, [i for i, name in enumerate(CLASS_NAMES) if "checked" in name]
@@ -89,7 +91,7 @@ def test_low_resolution_keeps_easy_textures_and_loses_hard_ones(train_set):
     assert kept(checked & (difficulty < 0.2)) > kept(checked & (difficulty > 0.8)) + 0.1
 
 
-def test_source_gives_the_same_pictures():
+def test_source_gives_the_same_images():
     images, labels, _ = demo_set("validation", 20, seed=3)
     source = demo_source("validation", 20, seed=3)
     assert (
@@ -97,10 +99,8 @@ def test_source_gives_the_same_pictures():
         and source.class_names == CLASS_NAMES
         and source.num_examples == 20
     )
-    pictures, numbers, names = zip(*source.dataset.as_numpy_iterator())
-    assert np.array_equal(np.stack(pictures), images) and np.array_equal(
-        numbers, labels
-    )
+    read, numbers, names = zip(*source.dataset.as_numpy_iterator())
+    assert np.array_equal(np.stack(read), images) and np.array_equal(numbers, labels)
     assert names[17] == b"demo/validation/00017"
     assert source.find_broken() == []
 
@@ -114,16 +114,16 @@ def test_load_source_knows_the_demo_set():
     [
         (
             dict(split="test"),
-            "split of the demo set must be one of .*train.*validation.*; got 'test'",
+            "`split` of the demo set must be one of .*train.*validation.*='test'",
         ),
         (
             dict(split="train", num_examples=0),
-            "num_examples must be a positive integer or None; got 0",
+            "`num_examples` must be a positive integer or None. .*num_examples=0",
         ),
-        (dict(split="train", size=8), "size must be at least 16 .*; got 8"),
+        (dict(split="train", size=8), "`size` must be at least 16 .* Received: size=8"),
         (
             dict(split="train", seed=-1),
-            "seed must be a non-negative integer; got -1",
+            "`seed` must be a non-negative integer. Received: seed=-1",
         ),
     ],
 )
@@ -138,10 +138,10 @@ def test_contact_sheet(tmp_path, train_set):
     path = tmp_path / "sheet.png"
     save_contact_sheet(path, images, labels, difficulty, CLASS_NAMES, columns=3)
     with Image.open(path) as sheet:
-        assert sheet.width < sheet.height  # 8 rows of 3 pictures
-        # The easiest pictures are there in their own colours.
+        assert sheet.width < sheet.height  # 8 rows of 3 images
+        # The easiest images are there in their own colors.
         easiest = images[np.argmin(np.where(labels == 0, difficulty, 2))]
-        shown = {colour for _, colour in sheet.convert("RGB").getcolors(2**24)}
+        shown = {color for _, color in sheet.convert("RGB").getcolors(2**24)}
         assert (
             len(shown & {tuple(pixel) for pixel in easiest.reshape(-1, 3).tolist()})
             > 500
@@ -151,12 +151,14 @@ def test_contact_sheet(tmp_path, train_set):
 def test_contact_sheet_bad_arguments(tmp_path, train_set):
     images, labels, difficulty = train_set
     with pytest.raises(
-        ValueError, match="same length, at least 1; got 1024, 1023 and 1024"
+        ValueError, match="same length, at least 1. Received: 1024, 1023 and 1024"
     ):
         save_contact_sheet(
             tmp_path / "a.png", images, labels[1:], difficulty, CLASS_NAMES
         )
-    with pytest.raises(ValueError, match="columns must be at least 2; got 1"):
+    with pytest.raises(
+        ValueError, match="`columns` must be at least 2. Received: columns=1"
+    ):
         save_contact_sheet(
             tmp_path / "a.png",
             images,

@@ -64,7 +64,7 @@ def test_training_steps():
         "conv1.module.weight": stem.conv1.kernel,
         "bn1.bn_0.weight": stem.bn1.branches[0].gamma,
         "layer4.1.bn2.bn_2.bias": (model.backbone.stages[4][1].bns[1].branches[2].beta),
-        "fc.module.weight": model.classifier.kernel,
+        "fc.module.weight": model.head.classifier.kernel,
         "bn1.bn_0.running_mean": stem.bn1.branches[0].moving_mean,
         "bn1.bn_2.running_var": stem.bn1.branches[2].moving_variance,
     }

@@ -1,9 +1,12 @@
+"""Layers: values against NumPy and TensorFlow, configurations, errors."""
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_resadapt import layers
+from keras_resadapt.layers import resize
 
 
 def features(shape=(4, 6, 6, 3), seed=0):
@@ -187,12 +190,112 @@ class TestConvolution:
         with pytest.raises(ValueError, match="`kernel_size`.*4"):
             layers.Conv2D(4, 4)
 
+    def test_only_symmetric_padding(self):
+        assert layers.Conv2D(4, 3, padding="same").filters == 4
+        for layer in (layers.Conv2D, layers.DepthwiseConv2D):
+            with pytest.raises(ValueError, match="`padding`.*padding='valid'"):
+                layer(kernel_size=3, filters=4, padding="valid")
 
-@pytest.mark.parametrize("new_size", [24, 16, 15, 48])
-def test_resizing_is_antialiased_bilinear(new_size):
-    x = features((2, 32, 32, 3))
-    expected = tf.image.resize(x, (new_size, new_size), antialias=True)
-    np.testing.assert_allclose(layers.resize_bilinear(x, new_size), expected, atol=1e-4)
+    @pytest.mark.parametrize("channels, groups", [(4, 2), (6, 2), (6, 3), (16, 4)])
+    @pytest.mark.parametrize("kernel_size", [1, 3])
+    @pytest.mark.parametrize("strides", [1, 2])
+    def test_groups(self, channels, groups, kernel_size, strides):
+        conv = layers.Conv2D(12, kernel_size, strides, groups=groups)
+        x = tf.constant(features((2, 8, 8, channels)))
+        conv.build(x.shape)
+        with tf.GradientTape() as tape:
+            y = conv(x)
+        gradient = tape.gradient(y, conv.kernel.value)
+        parts = zip(tf.split(x, groups, -1), tf.split(conv.kernel.value, groups, -1))
+        pad = (kernel_size - 1) // 2
+        paddings = [(0, 0), (pad, pad), (pad, pad), (0, 0)]
+        expected = [
+            tf.nn.conv2d(tf.pad(part, paddings), kernel, strides, "VALID")
+            for part, kernel in parts
+        ]
+        np.testing.assert_allclose(y, tf.concat(expected, -1), atol=1e-5)
+        assert gradient.shape == conv.kernel.shape
+
+    def test_folded_normalization(self):
+        rng = np.random.default_rng(0)
+        scale, offset = rng.normal(size=(2, 6)).astype("float32")
+        x = features((2, 8, 8, 3))
+        for conv in (
+            layers.Conv2D(6, 3, use_bias=True, bias_initializer="random_normal"),
+            layers.Conv2D(6, 1, 2, use_bias=True, bias_initializer="random_normal"),
+            layers.DepthwiseConv2D(3, depth_multiplier=2),
+        ):
+            np.testing.assert_allclose(
+                conv(x, scale=scale, offset=offset),
+                scale * np.array(conv(x)) + offset,
+                atol=1e-4,
+            )
+
+
+class TestResizing:
+    @pytest.mark.parametrize("size", [(32, 32), (32, 24), (15, 40)])
+    @pytest.mark.parametrize("new_size", [24, 15, (48, 20), (16, 32), (1, 50)])
+    def test_antialiased_bilinear(self, size, new_size):
+        x = features((2, *size, 3))
+        pair = (new_size,) * 2 if isinstance(new_size, int) else new_size
+        expected = tf.image.resize(x, pair, antialias=True)
+        y = layers.resize_bilinear(x, new_size)
+        assert y.shape == (2, *pair, 3)
+        np.testing.assert_allclose(y, expected, atol=1e-4)
+
+    def test_bilinear_has_a_gradient(self):
+        x = tf.constant(features((1, 9, 6, 2)))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(layers.resize_bilinear(x, (18, 3)))
+        # Enlarged twice, and halved: each pixel counts for one in sum.
+        np.testing.assert_allclose(tf.reduce_sum(tape.gradient(y, x)), 2 * 18 * 3)
+
+    def test_bad_arguments(self):
+        x = features()
+        for new_size in (0, (8, 0), (8, 8, 8), 8.5):
+            with pytest.raises(ValueError, match="`new_size` must be"):
+                layers.resize_bilinear(x, new_size)
+        with pytest.raises(ValueError, match="`images` must have a known height"):
+            layers.resize_bilinear(keras.KerasTensor((None, None, 8, 3)), 4)
+
+    @pytest.mark.parametrize("size", [(7, 9), (8, 5), (1, 6)])
+    @pytest.mark.parametrize("new_size", [(15, 4), (3, 17), (1, 1), (8, 1)])
+    def test_corners_of_pytorch(self, size, new_size):
+        torch = pytest.importorskip("torch")
+        x = features((2, *size, 3))
+        expected = torch.nn.functional.interpolate(
+            torch.tensor(x).permute(0, 3, 1, 2),
+            new_size,
+            mode="bilinear",
+            align_corners=True,
+        ).permute(0, 2, 3, 1)
+        y = layers.resize_to_corners(x, new_size)
+        np.testing.assert_allclose(y, expected, atol=2e-6)
+        matrices = resize._resize(tf.constant(x), new_size, resize._corner_matrix)
+        np.testing.assert_allclose(matrices, expected, atol=2e-6)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+    def test_dtypes(self, dtype):
+        x = features((2, 7, 9, 3))
+        for function in (layers.resize_to_corners, layers.resize_bilinear):
+            expected = function(x, (13, 4))
+            y = function(tf.cast(x, dtype), (13, 4))
+            assert y.dtype == dtype
+            y = tf.cast(y, "float32")
+            tolerance = 1e-5 if dtype == "float64" else 0.1
+            np.testing.assert_allclose(y, expected, atol=tolerance)
+
+    def test_corners_of_an_unknown_size(self):
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3))])
+        def resized(x):
+            height, width = resize.spatial_size(x)
+            return layers.resize_to_corners(x, (2 * height - 1, 5)), width
+
+        x = features((2, 4, 7, 3))
+        y, width = resized(x)
+        np.testing.assert_allclose(y, layers.resize_to_corners(x, (7, 5)), atol=1e-5)
+        assert int(width) == 7
 
 
 class TestPreprocessing:
@@ -208,6 +311,15 @@ class TestPreprocessing:
             np.testing.assert_allclose(
                 layers.Preprocessing(mode)(x), expected, rtol=1e-5, atol=1e-6
             )
+
+    @pytest.mark.parametrize("mode", ["unit", "imagenet", None])
+    @pytest.mark.parametrize("channels", [1, 2, 4])
+    def test_images_must_be_rgb(self, mode, channels):
+        x = np.zeros((2, 4, 4, channels), "float32")
+        with pytest.raises(ValueError, match="`images` must have 3 channels"):
+            layers.Preprocessing(mode)(x)
+        with pytest.raises(ValueError, match="`images` must have 3 channels"):
+            layers.Preprocessing(mode)(keras.KerasTensor(x.shape))
 
     def test_unknown_mode(self):
         with pytest.raises(ValueError, match="`preprocessing`.*'torch'"):

@@ -159,13 +159,13 @@ def test_calibration_fits_a_basis():
 def test_what_the_scheme_leaves_in_float():
     scheme = LearnedQuantization(2, 2)
     made = scheme.layers(layers.LayerSet())
-    assert made.first().conv(8, 3).weight_quantizer is None
-    assert made.dense(8).weight_quantizer is None
+    assert type(made.first().conv(8, 3)) is layers.Conv2D
+    assert type(made.dense(8)) is layers.Dense
     assert made.conv(8, 3).weight_quantizer.bits == 2
-    assert made.junction().quantizer is None
+    assert type(made.junction()) is layers.Activation
     assert made.activation("relu").quantizer.bits == 2
     only_weights = LearnedQuantization(2, 32).layers(layers.LayerSet())
-    assert only_weights.activation("relu").quantizer is None
+    assert type(only_weights.activation("relu")) is layers.Activation
 
 
 @pytest.mark.parametrize(

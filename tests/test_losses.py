@@ -1,3 +1,7 @@
+"""Losses against the equations of the papers, in NumPy."""
+
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -41,10 +45,21 @@ class TestCrossEntropy:
             rtol=1e-5,
         )
 
-    def test_a_label_out_of_range_cannot_go_unseen(self, predictions):
-        for label in (-1, 5):
-            y = np.array([0, 3, label, 1, 1, 2])
-            assert np.isnan(losses.CrossEntropy()(y, predictions[0]))
+    @pytest.mark.parametrize("label", [-1, 5, 2**32, 2**32 + 1, 1.5, np.nan])
+    def test_a_label_that_is_no_class_makes_the_loss_nan(self, label, predictions):
+        y = np.array([0, 3, label, 1, 1, 2])
+        for labels in (y, y[:, None]):
+            loss = losses.CrossEntropy(reduction="none")(labels, predictions[0])
+            assert np.isnan(loss).tolist() == [False, False, True, False, False, False]
+
+    def test_labels_of_another_shape_are_refused(self, predictions):
+        for shape in ((6, 3), (6, 1, 1), (2, 3, 5)):
+            with pytest.raises(ValueError, match=r"`y_true` must be.*\(batch, 5\)"):
+                losses.CrossEntropy().call(tf.zeros(shape), tf.constant(predictions[0]))
+
+    def test_one_class(self):
+        for y in (np.zeros(4), np.zeros((4, 1))):
+            assert losses.CrossEntropy()(y, np.ones((4, 1))) == 0
 
     def test_bad_smoothing(self):
         with pytest.raises(ValueError, match="`label_smoothing`"):
@@ -104,6 +119,18 @@ def test_sample_weights_weigh_every_term(predictions):
 
 
 def test_losses_are_serializable():
-    loss = losses.CrossEntropy(0.1)
-    copy = keras.losses.deserialize(keras.losses.serialize(loss))
-    assert copy.label_smoothing == 0.1
+    for loss in (
+        losses.CrossEntropy(np.float64(0.1)),
+        losses.Distillation(np.float32(2.0)),
+        losses.AlphaDivergence(np.float64(-0.5), np.float32(0.5), np.int64(3)),
+    ):
+        config = json.loads(json.dumps(keras.losses.serialize(loss)))
+        copy = keras.losses.deserialize(config)
+        assert copy.get_config() == loss.get_config()
+
+
+def test_bad_arguments(predictions):
+    with pytest.raises(ValueError, match="`temperature`.*temperature=0"):
+        losses.Distillation(0)
+    with pytest.raises(ValueError, match="`distillation`.*'half'"):
+        losses.distillation_loss(list(predictions[1:]), predictions[0], "half")

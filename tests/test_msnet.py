@@ -147,7 +147,7 @@ class TestBackbones:
         [
             ({"alpha": 0}, "`alpha` must be positive.*alpha=0"),
             ({"stem": "large"}, "'imagenet' or 'small'.*'large'"),
-            ({"depths": (1, 2)}, "one positive entry a stage.*depths"),
+            ({"depths": (1, 2)}, "one positive entry per stage.*depths"),
         ],
     )
     def test_mobilenet_says_what_is_wrong(self, arguments, message):
@@ -407,7 +407,7 @@ class TestConfig:
             ({"resolutions": (32, 16, 8)}, "`resolutions` must be two"),
             ({"resolutions": (32, 24)}, "multiple of the smaller.*24"),
             ({"resolutions": (2, 1)}, "at least 2 pixels.*2, 1"),
-            ({"num_classes": 0}, "`num_classes` must be a positive.*0"),
+            ({"num_classes": 0}, "`num_classes` must be an integer of at least 2.*0"),
             ({"upsampling": "cubic"}, "'nearest', 'bilinear'.*'cubic'"),
             ({"preprocessing": "none"}, "`preprocessing` must be one of"),
             ({"weights": "model.pth"}, "`.weights.h5` file.*model.pth"),

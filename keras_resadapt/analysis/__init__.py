@@ -1,4 +1,4 @@
-"""Pictures of what a network does, with their numbers."""
+"""Plots of what a network does, and their numbers."""
 
 from keras_resadapt.analysis.accuracy_cost import plot_accuracy_cost
 from keras_resadapt.analysis.agreement import (

@@ -1,15 +1,17 @@
-"""Accuracy against cost, drawn."""
+"""Plots of accuracy against cost."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
+from keras_resadapt.analysis.text import plain
+
 MARKERS = "osD^vP*X"
 
-
-# What a unit of the cost is drawn as, and its name
+# The factor and the axis label of each cost
 _COSTS = {
-    "madds": (1e-6, "multiply-adds an image (millions)"),
-    "ms": (1, "milliseconds an image"),
+    "madds": (1e-6, "multiply-adds per image (millions)"),
+    "ms": (1, "milliseconds per image"),
 }
 
 
@@ -21,44 +23,33 @@ def plot_accuracy_cost(
     log: bool = False,
     cost: str = "madds",
 ) -> None:
-    """Draws accuracy against multiply-adds, a curve a network, into a file.
+    """Plots accuracy against cost, with one curve per network.
 
-    The plots of MSNet, figure 5 (a sweep over thresholds beside the points of
-    plain networks), RANet, figure 5 (marked points: anytime prediction) and
-    figure 6 (sweeps: budgeted batches), and RS-Net, figure 1.
+    These are the plots of MSNet, figure 5 (a sweep over thresholds beside the
+    points of plain networks), RANet, figure 5 (marked points: anytime prediction)
+    and figure 6 (sweeps: budgeted batches), and RS-Net, figure 1.
 
     Args:
-        curves: By the network's name, a list of (name of the operating point,
-            MAdds, accuracy in [0, 1]). Drawn with a mark a point; with a
-            single curve, the points are named.
-        path: The picture to write, `.png` or another ending that matplotlib
-            knows.
-        title: Above the picture.
-        sweeps: By the network's name, a dense list of (mean MAdds an image,
-            accuracy in [0, 1]), such as the results of many thresholds or
-            budgets. Drawn as a line without marks, in the colour of the curve
-            of the same name, where there is one.
-        log: The cost on a logarithmic axis.
-        cost: `"madds"`, or `"ms"` where milliseconds an image take their
-            place.
+        curves: For each network by name, a sequence of (name of the operating point,
+            multiply-adds per image, accuracy in [0, 1]). Each operating point has a
+            marker. A single curve also has the names of its operating points.
+        path: The image file to write, `.png` or another format of matplotlib.
+        title: Title of the plot.
+        sweeps: For each network by name, a dense sequence of (mean multiply-adds per
+            image, accuracy in [0, 1]), such as the results of many thresholds or
+            budgets. It is a line without markers in the color of the curve of the
+            same name, if there is one.
+        log: Whether the axis of the cost is logarithmic.
+        cost: `"madds"`, or `"ms"` if the costs are milliseconds per image.
 
     Raises:
-        ValueError: Nothing to draw, a curve without points, an accuracy
-            outside [0, 1], or another cost.
+        ValueError: If there is nothing to plot, a curve has no points, a cost is not
+            finite, an accuracy is outside [0, 1], or `cost` is unknown.
     """
     from matplotlib.figure import Figure
 
     sweeps = sweeps or {}
-    if not (curves or sweeps) or not all(curves.values()):
-        raise ValueError("`curves` must have a point in every curve.")
-    if not all(map(len, sweeps.values())):
-        raise ValueError("`sweeps` must have a point in every sweep.")
-    for row in (
-        row for part in (curves, sweeps) for rows in part.values() for row in rows
-    ):
-        if not 0 <= row[-1] <= 1:
-            raise ValueError(f"Accuracies must be in [0, 1]. Received: {row}")
-
+    _check_rows(curves, sweeps)
     if cost not in _COSTS:
         raise ValueError(
             f"`cost` must be one of {tuple(_COSTS)}. Received: cost={cost!r}"
@@ -70,13 +61,13 @@ def plot_accuracy_cost(
     for number, label in enumerate(dict.fromkeys([*curves, *sweeps])):
         color = f"C{number % 10}"
         if label in sweeps:
-            points = sorted(sweeps[label])
+            points = sorted(map(tuple, sweeps[label]))
             axes.plot(
                 [scale * x for x, _ in points],
                 [100 * accuracy for _, accuracy in points],
                 color=color,
                 linewidth=2,
-                label=f"{label}, sweep" if label in curves else label,
+                label=plain(f"{label}, sweep" if label in curves else label),
             )
         if label in curves:
             rows = sorted(curves[label], key=lambda row: row[1])
@@ -85,9 +76,9 @@ def plot_accuracy_cost(
                 [100 * row[2] for row in rows],
                 color=color,
                 marker=MARKERS[number % len(MARKERS)],
-                # The sweep is the line then.
+                # The sweep is the line.
                 linestyle=":" if label in sweeps else "-",
-                label=label,
+                label=plain(label),
             )
             if len(curves) == 1:
                 _name_points(axes, rows, scale)
@@ -96,16 +87,37 @@ def plot_accuracy_cost(
         _label_log_axis(axes)
     axes.set_xlabel(unit)
     axes.set_ylabel("top-1 accuracy (%)")
-    axes.set_title(title)
+    axes.set_title(plain(title))
     axes.grid(alpha=0.3, which="both" if log else "major")
     axes.legend(loc="lower right")
     figure.savefig(path)
 
 
+def _check_rows(curves, sweeps):
+    if not (curves or sweeps) or not all(len(rows) for rows in curves.values()):
+        raise ValueError(
+            "`curves` must have at least one point in every curve. "
+            f"Received: curves={curves!r}"
+        )
+    if not all(len(rows) for rows in sweeps.values()):
+        raise ValueError(
+            "`sweeps` must have at least one point in every sweep. "
+            f"Received: sweeps={sweeps!r}"
+        )
+    for part in (curves, sweeps):
+        for rows in part.values():
+            for row in rows:
+                if not (0 <= row[-1] <= 1 and math.isfinite(row[-2])):
+                    raise ValueError(
+                        "Costs must be finite and accuracies in [0, 1]. "
+                        f"Received: {tuple(row)}"
+                    )
+
+
 def _name_points(axes, rows, scale):
     for name, cost, accuracy in rows:
         axes.annotate(
-            name,
+            plain(name),
             (scale * cost, 100 * accuracy),
             xytext=(0, 8),
             textcoords="offset points",
@@ -114,7 +126,10 @@ def _name_points(axes, rows, scale):
 
 
 def _label_log_axis(axes):
-    """Plain numbers, and enough of them where the costs span no decade."""
+    """Labels a logarithmic axis with plain numbers.
+
+    There are enough of them where the costs span less than a decade.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_xscale("log")

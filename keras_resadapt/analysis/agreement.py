@@ -1,31 +1,31 @@
-"""Where a cheap and a dear operating point agree, and when the cheap one
-can be trusted."""
+"""Agreement of a cheap and an expensive operating point."""
 
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 
+import keras
 import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
+from keras_resadapt.analysis.text import plain
 from keras_resadapt.inference.storing.point_logits import collect_logits
-from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How two operating points do on the same images.
+    """Results of two operating points on the same images.
 
     Attributes:
-        names: Names of the cheap and the dear point.
-        both, only_cheap, only_dear, neither: Shares of the images that are
-            right at both, at one or at none, with sum 1: regions A, B, C and D
-            of MSNet, figure 2 (a).
-        thresholds: Of the cheap point's confidence, in [0, 1].
-        precision: Accuracy, in [0, 1], of the images whose confidence is at
-            least the threshold; NaN where there are none.
-        coverage: Share of the images that they are.
+        names: Names of the cheap and the expensive point.
+        both, only_cheap, only_dear, neither: Fractions of the images that are right
+            at both points, at the cheap or the expensive one alone, or at none. Their
+            sum is 1. These are the regions A, B, C and D of MSNet, figure 2 (a).
+        thresholds: Thresholds for the confidence at the cheap point, in [0, 1].
+        precision: Accuracy, in [0, 1], of the images whose confidence is at least the
+            threshold. NaN where there are none.
+        coverage: Fraction of the images whose confidence is at least the threshold.
     """
 
     names: tuple[str, str]
@@ -41,29 +41,38 @@ class Agreement:
 def precision_and_coverage(
     confidence: np.ndarray, correct: np.ndarray, thresholds: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and number of the images that are sure enough.
+    """Computes the accuracy and the fraction of the confident images.
 
     Args:
         confidence: Largest probability of each image, of shape (images,).
-        correct: Whether its answer is right, bool of shape (images,).
-        thresholds: An image is sure whose confidence is at least that.
+        correct: Whether the prediction is right, bool of shape (images,).
+        thresholds: Images with a confidence of at least the threshold are confident.
 
     Returns:
-        Precision, the accuracy of the sure images, NaN where there are none;
-        and coverage, their share; both of shape (thresholds,).
+        Precision, the accuracy of the confident images, NaN where there are none; and
+        coverage, their fraction; both of shape (thresholds,).
+
+    Raises:
+        ValueError: If there are no images, or the arrays have different lengths.
     """
+    confidence, correct = np.asarray(confidence), np.asarray(correct)
+    if not confidence.size or confidence.shape != correct.shape:
+        raise ValueError(
+            "`confidence` and `correct` must have the same length, at least 1. "
+            f"Received: shapes {confidence.shape} and {correct.shape}"
+        )
     order = np.argsort(confidence)
-    # How many are not sure, for each threshold
-    unsure = np.searchsorted(confidence[order], thresholds, side="left")
+    # Number of images below each threshold
+    below = np.searchsorted(confidence[order], thresholds, side="left")
     right_from = np.append(np.cumsum(correct[order][::-1])[::-1], 0)
-    sure = len(confidence) - unsure
+    confident = len(confidence) - below
     with np.errstate(invalid="ignore"):
-        precision = right_from[unsure] / sure
-    return precision, sure / len(confidence)
+        precision = right_from[below] / confident
+    return precision, confident / len(confidence)
 
 
 def plot_agreement(
-    model: Classifier,
+    model: keras.Model,
     data: Iterable,
     path: str | os.PathLike,
     points: tuple[OperatingPoint, OperatingPoint] | None = None,
@@ -71,112 +80,123 @@ def plot_agreement(
     title: str = "",
     verbose: bool = True,
 ) -> Agreement:
-    """Draws how much a dear operating point adds to a cheap one.
+    """Plots how much an expensive operating point adds to a cheap one.
 
-    On the left, the shares of the images that are right at both points, at one
-    or at none (MSNet, figure 2 (a)). On the right, the accuracy of the images
-    that the cheap point is sure of, and how many they are, against the
-    threshold that says what is sure (figure 2 (b)).
+    The left plot shows the fractions of the images that are right at both points, at
+    one or at none (MSNet, figure 2 (a)). The right plot shows the accuracy and the
+    fraction of the images that are confident at the cheap point, for all thresholds
+    (figure 2 (b)).
 
-    The paper's own picture is of one ResNet-18 tested at two resolutions:
-    an `RSNet` of one resolution with `extrapolate=True`, and two points of
-    which it was trained at one.
+    The figure of the paper is of a ResNet-18 tested at two resolutions: an `RSNet` of
+    one resolution with `extrapolate=True`, and two points, one of them the resolution
+    of the training.
 
     Args:
-        model: An `RSNet` (points are resolutions) or a cascade (exits).
-        data: Batches of (images, labels). For an `RSNet`, images can be a
-            tuple with a tensor each resolution; those that are missing are
-            resized from the largest.
-        path: The picture to write.
-        points: The cheap and the dear one; by default the cheapest and the
-            most expensive of the model.
-        thresholds: By default 201 of them, from 0 to 1.
-        title: Above the picture.
+        model: A classifier with operating points, such as an `RSNet` (resolutions) or
+            a cascade (exits).
+        data: Batches of (images, labels). For an `RSNet`, images can be a tuple with
+            one tensor per resolution. Missing resolutions are resized from the
+            largest one.
+        path: The image file to write.
+        points: The cheap and the expensive point. None for the cheapest and the most
+            expensive one of the model.
+        thresholds: Thresholds of the confidence. None for 201 of them from 0 to 1.
+        title: Title of the plot.
         verbose: Whether to show the progress.
 
     Returns:
-        The numbers.
+        The results.
 
     Raises:
-        TypeError: The model is no `Classifier`.
-        ValueError: Bad data; see `collect_logits`. Not two points.
+        TypeError: If the model has no operating points.
+        ValueError: If there are not two points or no thresholds, or for invalid data
+            (see `collect_logits`).
     """
-    from matplotlib.figure import Figure
-
     points = cheap_and_dear(model) if points is None else tuple(points)
     if len(points) != 2:
-        raise ValueError(f"`points` must be two, cheap and dear. Received: {points}")
-    collected = collect_logits(model, data, points, verbose)
-    cheap, dear = collected.correct
+        raise ValueError(
+            f"`points` must be two, cheap and expensive. Received: points={points}"
+        )
     if thresholds is None:
         thresholds = np.linspace(0, 1, 201)
-    thresholds = np.sort(np.asarray(thresholds, "float64"))
-    precision, coverage = precision_and_coverage(
-        collected.confidence[0], cheap, thresholds
-    )
+    thresholds = np.asarray(thresholds, "float64")
+    if thresholds.ndim != 1 or not len(thresholds):
+        raise ValueError(
+            "`thresholds` must be a sequence of at least one number. "
+            f"Received: thresholds of shape {thresholds.shape}"
+        )
+    thresholds = np.sort(thresholds)
+    collected = collect_logits(model, data, points, verbose)
+    cheap, dear = collected.correct
+    regions = (cheap & dear, cheap & ~dear, ~cheap & dear, ~cheap & ~dear)
     agreement = Agreement(
         tuple(point.name for point in points),
-        *(
-            float(np.mean(region))
-            for region in (
-                cheap & dear,
-                cheap & ~dear,
-                ~cheap & dear,
-                ~cheap & ~dear,
-            )
-        ),
+        *(float(np.mean(region)) for region in regions),
         thresholds,
-        precision,
-        coverage,
+        *precision_and_coverage(collected.confidence[0], cheap, thresholds),
     )
-
-    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-    low, high = agreement.names
-    draw_heat_table(
-        left,
-        100
-        * np.array(
-            [
-                [agreement.both, agreement.only_cheap],
-                [agreement.only_dear, agreement.neither],
-            ]
-        ),
-        [f"{low}\nright", f"{low}\nwrong"],
-        [f"{high} right", f"{high} wrong"],
-        "{:.1f} %",
-    )
-    left.set_title(
-        f"{len(cheap)} images: {low} {100 * cheap.mean():.1f} % right, "
-        f"{high} {100 * dear.mean():.1f} %",
-        fontsize="medium",
-    )
-    right.plot(thresholds, 100 * precision, label="precision: of these, right")
-    right.plot(
-        thresholds,
-        100 * coverage,
-        linestyle="--",
-        label="coverage: images at or above it",
-    )
-    right.set_xlabel(f"threshold of the confidence at {low}")
-    right.set_ylabel("%")
-    right.set_ylim(0, 102)
-    right.grid(alpha=0.3)
-    right.legend(loc="lower left")
-    figure.suptitle(title)
-    figure.savefig(path)
+    _draw(agreement, len(cheap), path, title)
     return agreement
 
 
-def cheap_and_dear(model: Classifier) -> tuple[OperatingPoint, OperatingPoint]:
-    """The cheapest and the most expensive operating point of a model."""
+def cheap_and_dear(model: keras.Model) -> tuple[OperatingPoint, OperatingPoint]:
+    """Returns the cheapest and the most expensive operating point of a model.
+
+    Raises:
+        ValueError: If the model has fewer than two operating points.
+    """
     points = sorted(
         getattr(model, "operating_points", ()),
         key=lambda p: (p.resolution or 0, p.width or 0, p.exit or 0),
     )
     if len(points) < 2:
         raise ValueError(
-            f"{getattr(model, 'name', model)!r} has {len(points)} operating "
-            "points: name two in `points`."
+            "`points` must be two operating points if the model has fewer than two. "
+            f"Received: {getattr(model, 'name', model)!r} with {len(points)} "
+            "operating points"
         )
     return points[0], points[-1]
+
+
+def _draw(agreement: Agreement, count: int, path, title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    low, high = agreement.names
+    shares = [
+        [agreement.both, agreement.only_cheap],
+        [agreement.only_dear, agreement.neither],
+    ]
+    draw_heat_table(
+        left,
+        100 * np.array(shares),
+        [f"{low}\nright", f"{low}\nwrong"],
+        [f"{high} right", f"{high} wrong"],
+        "{:.1f} %",
+    )
+    low_right = agreement.both + agreement.only_cheap
+    high_right = agreement.both + agreement.only_dear
+    left.set_title(
+        f"{count} images: {low} {100 * low_right:.1f} % right, "
+        f"{high} {100 * high_right:.1f} %",
+        fontsize="medium",
+    )
+    right.plot(
+        agreement.thresholds,
+        100 * agreement.precision,
+        label="precision: accuracy of these images",
+    )
+    right.plot(
+        agreement.thresholds,
+        100 * agreement.coverage,
+        linestyle="--",
+        label="coverage: images at or above the threshold",
+    )
+    right.set_xlabel(f"threshold of the confidence at {low}")
+    right.set_ylabel("%")
+    right.set_ylim(0, 102)
+    right.grid(alpha=0.3)
+    right.legend(loc="lower left")
+    figure.suptitle(plain(title))
+    figure.savefig(path)

@@ -1,4 +1,4 @@
-"""What every resolution's BatchNormalization has learned."""
+"""Statistics of the BatchNormalization of every resolution."""
 
 import dataclasses
 import os
@@ -7,6 +7,8 @@ import re
 import keras
 import numpy as np
 from keras import ops
+
+from keras_resadapt.analysis.text import plain
 
 VECTORS = {
     "gamma": "scale $\\gamma$",
@@ -18,14 +20,14 @@ VECTORS = {
 
 @dataclasses.dataclass(frozen=True)
 class BNStatistics:
-    """The BatchNormalization vectors of a network, over their channels.
+    """Means and deviations of BatchNormalization vectors over their channels.
 
     Attributes:
         layers: Names of the layers, in the order of the network's variables.
-        resolutions: In pixels, the largest first.
-        mean: Mean over the channels, float64 of shape (4, resolutions,
-            layers): gamma, beta, moving mean, moving variance.
-        spread: Standard deviation over the channels, in the same shape.
+        resolutions: Resolutions in pixels, with the largest first.
+        mean: Mean over the channels, float64 of shape (4, resolutions, layers). The
+            first axis is gamma, beta, moving mean and moving variance.
+        spread: Standard deviation over the channels, of the same shape.
     """
 
     layers: tuple[str, ...]
@@ -35,17 +37,20 @@ class BNStatistics:
 
 
 def bn_statistics(model: keras.Model, layers: str = "") -> BNStatistics:
-    """The four vectors of every branch of every switchable normalization.
+    """Computes statistics of every branch of every switchable normalization.
 
     Args:
-        model: An `RSNet`, or another model of
-            `layers.SwitchableBatchNormalization`s.
-        layers: Regular expression that a layer's name must contain: `"bn1$"`
-            for the first convolution of each block.
+        model: An `RSNet`, or another model that has
+            `layers.SwitchableBatchNormalization` layers.
+        layers: Regular expression that is searched in the names of the layers, for
+            example `"bn1$"` for the first convolution of each block.
+
+    Returns:
+        The statistics.
 
     Raises:
-        TypeError: The model has no switchable normalizations.
-        ValueError: None of them has such a name.
+        TypeError: If the model has no switchable normalizations.
+        ValueError: If no layer has such a name.
     """
     table = {}  # by layer, resolution and vector
     for variable in model.variables:
@@ -56,14 +61,15 @@ def bn_statistics(model: keras.Model, layers: str = "") -> BNStatistics:
             table.setdefault(layer, {})[int(resolution), vector] = values
     if not table:
         raise TypeError(
-            f"{model.name!r} must have SwitchableBatchNormalization layers, "
-            f"as an RSNet has. Received: a {type(model).__name__} without"
+            "`model` must have SwitchableBatchNormalization layers, as an RSNet has. "
+            f"Received: {model.name!r}, a {type(model).__name__} without them"
         )
     names = _short_names(list(table))
     chosen = [i for i, name in enumerate(names) if re.search(layers, name)]
     if not chosen:
         raise ValueError(
-            f"No layer's name has {layers!r}. The layers: {', '.join(names)}"
+            f"`layers` must be found in the name of a layer. Received: "
+            f"layers={layers!r} for the layers {', '.join(names)}"
         )
     kept = [list(table.values())[i] for i in chosen]
     resolutions = sorted({r for r, _ in kept[0]}, reverse=True)
@@ -87,24 +93,24 @@ def plot_bn_statistics(
     layers: str = "",
     title: str = "",
 ) -> BNStatistics:
-    """Draws the BatchNormalizations layer by layer, a line a resolution.
+    """Plots BatchNormalization statistics by layer, with one line per resolution.
 
-    Above, the mean over the channels of scale, bias, mean and variance; below,
-    their standard deviation over the channels. RS-Net, figure 6, shows the
-    means, in one picture for the first layer of each block and in one for the
-    second: `layers="bn1$"` and `layers="bn2$"`.
+    The upper row is the mean over the channels of scale, bias, mean and variance.
+    The lower row is their standard deviation over the channels. RS-Net, figure 6, is
+    the upper row for the first layers of all blocks (`layers="bn1$"`) and for the
+    second layers (`layers="bn2$"`).
 
     Args:
         model: As for `bn_statistics`.
-        path: The picture to write.
+        path: The image file to write.
         layers: As for `bn_statistics`.
-        title: Above the picture.
+        title: Title of the plot.
 
     Returns:
-        The numbers.
+        The statistics.
 
     Raises:
-        TypeError, ValueError: As `bn_statistics`.
+        TypeError, ValueError: As for `bn_statistics`.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -143,13 +149,13 @@ def plot_bn_statistics(
         figure.supxlabel("layer")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", title="resolution")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     figure.savefig(path)
     return statistics
 
 
 def _short_names(paths: list[str]) -> list[str]:
-    """The paths without the folders that all have in common."""
+    """Returns the paths without the folders that all of them share."""
     folders = [path.split("/")[:-1] for path in paths]
     common = len(os.path.commonprefix(folders))
     return ["/".join(path.split("/")[common:]) for path in paths]

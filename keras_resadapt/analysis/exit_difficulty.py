@@ -1,8 +1,10 @@
-"""Whether hard images leave a cascade later than easy ones."""
+"""Plot of the exits of easy and hard images."""
 
 import os
 
 import numpy as np
+
+from keras_resadapt.analysis.text import plain
 
 
 def plot_exit_difficulty(
@@ -13,27 +15,28 @@ def plot_exit_difficulty(
     bins: int = 10,
     title: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws, for easy to hard images, which shares left at which exit.
+    """Plots the fraction of images at each exit, from easy to hard images.
 
-    What RANet, figure 7, shows by examples, for data whose images have a
-    number for how hard they are, such as `data.demo_set`'s.
+    RANet, figure 7, shows this by examples. This plot is for data with a measure of
+    difficulty, such as `data.demo_set`.
 
     Args:
-        exits: The exit of each image, from 0, of shape (images,), as
-            `plot_exit_gallery` or an `inference.AdaptivePredictor` gives them.
-        difficulty: A number for each image, high for hard.
-        path: The picture to write.
-        num_exits: By default one more than the largest in `exits`.
-        bins: Ranges of the difficulty, all of the same width.
-        title: Above the picture.
+        exits: The exit of each image, integers from 0 of shape (images,), as returned
+            by `plot_exit_gallery` and `inference.AdaptivePredictor`.
+        difficulty: The difficulty of each image, high for hard images, of shape
+            (images,).
+        path: The image file to write.
+        num_exits: Number of exits. None for one more than the largest of `exits`.
+        bins: Number of ranges of the difficulty, all of the same width.
+        title: Title of the plot.
 
     Returns:
-        The numbers of images, int64 of shape (exits, bins), and the edges of
-        the ranges, of shape (bins + 1,).
+        The number of images in each range, int64 of shape (exits, bins), and the
+        edges of the ranges, of shape (bins + 1,).
 
     Raises:
-        ValueError: No images, arrays of different lengths, numbers that are
-            not finite, or exits outside [0, num_exits).
+        ValueError: If there are no images, the arrays have different lengths, values
+            are not finite, or exits are not integers in [0, num_exits).
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -41,11 +44,16 @@ def plot_exit_difficulty(
     exits, difficulty = np.asarray(exits), np.asarray(difficulty, "float64")
     if exits.ndim != 1 or not len(exits) or exits.shape != difficulty.shape:
         raise ValueError(
-            "`exits` and `difficulty` must have a number each image. "
+            "`exits` and `difficulty` must have one number per image. "
             f"Received: shapes {exits.shape} and {difficulty.shape}"
         )
     if not np.isfinite(difficulty).all():
-        raise ValueError("`difficulty` must be finite.")
+        raise ValueError(
+            "`difficulty` must be finite. Received: "
+            f"{np.count_nonzero(~np.isfinite(difficulty))} values that are not"
+        )
+    if exits.dtype.kind not in "iu":
+        raise ValueError(f"`exits` must be integers. Received: {exits.dtype}")
     num_exits = int(exits.max()) + 1 if num_exits is None else num_exits
     if exits.min() < 0 or exits.max() >= num_exits:
         raise ValueError(
@@ -64,8 +72,8 @@ def plot_exit_difficulty(
     axes = figure.add_subplot()
     bottom = np.zeros(len(totals))
     for exit, (share, color) in enumerate(zip(shares, colors)):
-        left = exits == exit
-        mean = f", mean {difficulty[left].mean():.2f}" if left.any() else ""
+        here = exits == exit
+        mean = f", mean {difficulty[here].mean():.2f}" if here.any() else ""
         axes.bar(
             edges[:-1],
             share,
@@ -86,9 +94,9 @@ def plot_exit_difficulty(
             ha="center",
         )
     axes.set_xlabel("difficulty (above the bars: number of images)")
-    axes.set_ylabel("left at the exit (%)")
+    axes.set_ylabel("images at the exit (%)")
     axes.set_ylim(0, 106)
     figure.legend(loc="outside right upper", reverse=True)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     figure.savefig(path)
     return counts, edges

@@ -1,4 +1,4 @@
-"""Pictures that leave a cascade early beside those that leave late."""
+"""Gallery of images that exit a cascade early, and of images that exit late."""
 
 import dataclasses
 import heapq
@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
+from keras_resadapt.analysis.text import plain
 from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.models.cascade import Cascade
 
-if TYPE_CHECKING:  # it needs TensorFlow, which the other pictures do not
+if TYPE_CHECKING:  # it needs TensorFlow, and the other plots do not
     from keras_resadapt.inference import Thresholds
 
 
 @dataclasses.dataclass(frozen=True)
 class ExitGallery:
-    """Where the images of a data set left, and which of them are shown.
+    """The exits of the images of a data set, and the images in the gallery.
 
     Attributes:
         exits: The exit of each image, from 0, int32 of shape (images,).
-        correct: Whether it was right there, bool of shape (images,).
-        confidence: Its largest probability there, float32 of shape (images,).
-        shown: By class (None for all together), for each exit the indices of
-            the pictures shown, from left to right.
+        correct: Whether the prediction is right there, bool of shape (images,).
+        confidence: The largest probability there, float32 of shape (images,).
+        shown: For each class (None for all classes together) and each exit, the
+            indices of the images in the gallery, from left to right.
     """
 
     exits: np.ndarray
@@ -45,85 +46,65 @@ def plot_exit_gallery(
     title: str = "",
     verbose: bool = True,
 ) -> ExitGallery:
-    """Draws easy pictures above hard ones: a row an exit.
+    """Plots easy images above hard ones, with one row per exit.
 
-    RANet, figure 7. A row has the pictures that left at its exit with the
-    right answer, the most confident on the left. Beside it stand the share of
-    all images that left there, and how many of these were right.
+    RANet, figure 7. A row has images that exited there with the right prediction, with
+    the most confident on the left. Its label has the fraction of all images that exited
+    there, and the accuracy of these images.
 
-    Goes once through the data, and keeps no more pictures than it shows.
+    The data is read once, and only the images in the gallery are kept.
 
     Args:
         model: A cascade.
         thresholds: As for `inference.AdaptivePredictor`.
-        data: Batches of (images, labels), all of one size.
-        path: The picture to write.
-        classes: The classes to show, each in a block of its own; by default
-            one block for all classes together.
-        columns: Pictures an exit and class.
-        class_names: A name a class, by default its number.
-        title: Above the picture.
+        data: Batches of (images, labels), all images of one size.
+        path: The image file to write.
+        classes: The classes of the gallery, each with its own block. None for one
+            block for all classes together.
+        columns: Images per exit and class, a positive integer.
+        class_names: One name per class. None for the numbers of the classes.
+        title: Title of the plot.
         verbose: Whether to show the progress.
 
     Returns:
-        What `ExitGallery` says.
+        The exits of all images, and the images in the gallery.
 
     Raises:
         RuntimeError: On another backend than TensorFlow.
-        TypeError: The model is no cascade.
-        ValueError: Bad thresholds or data, or a class of which there is no
-            picture.
+        TypeError: If the model is not a cascade.
+        ValueError: If the thresholds or the data are invalid, a class has no name, or
+            the data has no image of a class.
     """
-    from keras_resadapt.inference.running.adaptive_predictor import (
-        AdaptivePredictor,
-    )
-
     if columns < 1:
-        raise ValueError(f"`columns` must be positive. Received: {columns}")
+        raise ValueError(
+            f"`columns` must be a positive integer. Received: columns={columns}"
+        )
     blocks = [None] if classes is None else [int(c) for c in classes]
     if not blocks:
-        raise ValueError("`classes` must name at least one class, or be None.")
-    predictor, seen = None, 0
-    exits, correct, confidence, present = [], [], [], set()
-    # By class and exit, a heap of (confidence, -index, picture): the first is
-    # the next to go.
-    best = {}
-    for images, labels in labelled_batches(data, verbose):
-        if isinstance(images, (tuple, list)):
-            images = images_at(images, model.resolution)
-        images = ops.convert_to_numpy(images)
-        if predictor is None:
-            predictor = AdaptivePredictor(model, thresholds, resolution=images.shape[1])
-        answer = predictor.predict(images)
+        raise ValueError(
+            "`classes` must have at least one class, or be None. "
+            f"Received: classes={classes!r}"
+        )
+    names = {block: _block_name(block, class_names) for block in blocks}
+    best = _MostConfident(blocks, columns)
+    exits, correct, confidence, present, seen = [], [], [], set(), 0
+    for images, labels, answer in _predictions(model, thresholds, data, verbose):
         right = answer.classes == labels
-        sure = answer.probabilities.max(axis=-1)
+        confident = answer.probabilities.max(axis=-1)
         present.update(labels.tolist())
         for i in np.flatnonzero(right):
-            block = None if classes is None else int(labels[i])
-            if block in blocks:
-                heap = best.setdefault((block, int(answer.exits[i])), [])
-                item = float(sure[i]), -(seen + int(i)), images[i]
-                if len(heap) < columns:
-                    heapq.heappush(heap, item)
-                elif item[:2] > heap[0][:2]:
-                    heapq.heapreplace(heap, item)
+            best.add(int(labels[i]), answer.exits[i], confident[i], seen + i, images[i])
         seen += len(labels)
         exits.append(answer.exits)
         correct.append(right)
-        confidence.append(sure)
+        confidence.append(confident)
     missing = [c for c in blocks if c is not None and c not in present]
     if missing:
         raise ValueError(
-            f"The data has no picture of the classes {missing}. "
-            f"It has: {sorted(present)}"
+            f"`data` must have images of all `classes`. Received: no images of the "
+            f"classes {missing}. The data has: {sorted(present)}"
         )
-    rows = {
-        block: [
-            sorted(best.get((block, exit), []), key=lambda item: item[:2])[::-1]
-            for exit in range(model.num_exits)
-        ]
-        for block in blocks
-    }
+    rows = best.rows(model.num_exits)
     gallery = ExitGallery(
         *map(np.concatenate, (exits, correct, confidence)),
         {
@@ -131,14 +112,73 @@ def plot_exit_gallery(
             for block, of_block in rows.items()
         },
     )
-    names = {
-        block: "all classes"
-        if block is None
-        else str(block if class_names is None else class_names[block])
-        for block in blocks
-    }
     _draw(model, gallery, rows, names, columns, images.shape[1:], title, path)
     return gallery
+
+
+def _predictions(model, thresholds, data, verbose):
+    """Yields images, labels and adaptive predictions, batch by batch."""
+    from keras_resadapt.inference.running.adaptive_predictor import (
+        AdaptivePredictor,
+    )
+
+    predictor = None
+    for images, labels in labelled_batches(data, verbose):
+        if isinstance(images, (tuple, list)):
+            images = images_at(images, model.resolution)
+        images = ops.convert_to_numpy(images)
+        if predictor is None:
+            predictor = AdaptivePredictor(model, thresholds, resolution=images.shape[1])
+        yield images, labels, predictor.predict(images)
+
+
+class _MostConfident:
+    """The most confident images of each block and exit.
+
+    Items are (confidence, -index, image), in heaps, so that the least confident item
+    is the first to be replaced.
+    """
+
+    def __init__(self, blocks, columns):
+        self.blocks = blocks
+        self.columns = columns
+        self.heaps = {}
+
+    def add(self, label, exit, confidence, index, image):
+        block = None if self.blocks == [None] else label
+        if block not in self.blocks:
+            return
+        heap = self.heaps.setdefault((block, int(exit)), [])
+        item = float(confidence), -int(index), image
+        if len(heap) < self.columns:
+            heapq.heappush(heap, item)
+        elif item[:2] > heap[0][:2]:
+            heapq.heapreplace(heap, item)
+
+    def rows(self, num_exits):
+        """Returns the items of each block, for each exit with the best first."""
+        return {
+            block: [
+                sorted(self.heaps.get((block, exit), []), key=lambda item: item[:2])[
+                    ::-1
+                ]
+                for exit in range(num_exits)
+            ]
+            for block in self.blocks
+        }
+
+
+def _block_name(block, class_names) -> str:
+    if block is None:
+        return "all classes"
+    if class_names is None:
+        return str(block)
+    if not 0 <= block < len(class_names):
+        raise ValueError(
+            f"`class_names` must have a name for every class. Received: "
+            f"{len(class_names)} names and class {block}"
+        )
+    return plain(class_names[block])
 
 
 def _draw(model, gallery, rows, names, columns, shape, title, path):
@@ -165,9 +205,9 @@ def _draw(model, gallery, rows, names, columns, shape, title, path):
     for axes, (block, of_block) in zip(blocks, rows.items()):
         sheet = np.ones((len(labels) * cell[0], columns * cell[1], 3))
         for exit, row in enumerate(of_block):
-            for column, (_, _, picture) in enumerate(row):
+            for column, (_, _, image) in enumerate(row):
                 top, left = exit * cell[0], column * cell[1]
-                sheet[top : top + height, left : left + width] = scale(picture)
+                sheet[top : top + height, left : left + width] = scale(image)
         axes.imshow(sheet, interpolation="nearest")
         axes.set_title(names[block], fontsize="medium")
         axes.spines[:].set_visible(False)
@@ -177,23 +217,23 @@ def _draw(model, gallery, rows, names, columns, shape, title, path):
         [exit * cell[0] + height / 2 for exit in range(len(labels))], labels
     )
     blocks[0].tick_params(length=0)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     figure.savefig(path)
 
 
 def _describe(exit, madds, gallery):
-    left = gallery.exits == exit
-    text = f"exit {exit}, {madds / 1e6:.3g} M\n{100 * left.mean():.1f} % leave"
-    if left.any():
-        text += f"\n{100 * gallery.correct[left].mean():.1f} % right"
+    here = gallery.exits == exit
+    text = f"exit {exit}, {madds / 1e6:.3g} M\n{100 * here.mean():.1f} % of images"
+    if here.any():
+        text += f"\n{100 * gallery.correct[here].mean():.1f} % right"
     return text
 
 
-def _display_scale(pictures):
-    """A function from pictures to [0, 1]."""
-    low = min((picture.min() for picture in pictures), default=0)
-    high = max((picture.max() for picture in pictures), default=255)
+def _display_scale(images):
+    """Returns a function from images to [0, 1]."""
+    low = min((image.min() for image in images), default=0)
+    high = max((image.max() for image in images), default=255)
     if low >= 0 and high <= 255:
-        # A model without preprocessing may take values in [0, 1].
+        # A model without preprocessing can take values in [0, 1].
         low, high = 0, 255 if high > 1 else 1
-    return lambda picture: (picture.astype("float64") - low) / (high - low)
+    return lambda image: (image.astype("float64") - low) / (high - low)

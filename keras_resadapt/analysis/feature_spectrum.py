@@ -1,4 +1,4 @@
-"""Which frequencies the last feature maps hold."""
+"""Fourier spectra of the last feature maps."""
 
 import dataclasses
 import os
@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_resadapt.analysis.text import plain
 from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.models.msnet import MSNet
 from keras_resadapt.models.rsnet import RSNet
@@ -20,13 +21,12 @@ class Spectrum:
     """The mean spectrum of feature maps.
 
     Attributes:
-        magnitude: Mean magnitude of the two-dimensional discrete Fourier
-            transform divided by the number of pixels, so that maps of
-            different sizes compare, float64 of shape (height, width).
-            Frequency 0 is at [height // 2, width // 2], one step is one cycle
-            an image.
-        profile: Mean magnitude on the ring at a distance from frequency 0 of
-            0, 1, ..., cycles an image, rounded.
+        magnitude: Mean magnitude of the two-dimensional discrete Fourier transform
+            divided by the number of pixels, so that maps of different sizes can be
+            compared, float64 of shape (height, width). Frequency 0 is at
+            [height // 2, width // 2], and one step is one cycle per image.
+        profile: Mean magnitude on the rings at a rounded distance of 0, 1, ... cycles
+            per image from frequency 0.
     """
 
     magnitude: np.ndarray
@@ -34,17 +34,17 @@ class Spectrum:
 
 
 def last_features(model: keras.Model, images) -> dict[str, Any]:
-    """The output of the last convolutional stage, before the pooling.
+    """Computes the output of the last convolutional stage, before the pooling.
 
     Args:
         model: An `RSNet` or an `MSNet`.
-        images: Tensor of shape (batch, size, size, 3), or a tuple of them.
+        images: Tensor of shape (batch, size, size, 3), or a tuple of such tensors.
 
     Returns:
-        Feature maps by name. For an `RSNet`, those at every resolution. For
-        an `MSNet`, the two terms of network H's last sum, which has the same
-        size for both (figure 1 of the paper): `"low, upsampled"`, what network
-        L has found, and `"high"`, what H adds to it.
+        Feature maps by name. For an `RSNet`, the feature maps at every resolution.
+        For an `MSNet`, the two terms of the last sum of network H, which have the same
+        size (figure 1 of the paper): `"low, upsampled"`, the feature maps of network
+        L, and `"high"`, the term that H adds.
 
     Raises:
         TypeError: For another model.
@@ -68,9 +68,8 @@ def last_features(model: keras.Model, images) -> dict[str, Any]:
         upsampled = model.high.residual(ops.zeros_like(total), low)
         return {"low, upsampled": upsampled, "high": total - upsampled}
     raise TypeError(
-        "`last_features` knows RSNet and MSNet; for another network, give a "
-        "function of images that returns feature maps. "
-        f"Received: {type(model).__name__}"
+        "`model` must be an RSNet or MSNet. For another network, pass a function "
+        f"from images to feature maps. Received: {type(model).__name__}"
     )
 
 
@@ -79,27 +78,30 @@ def feature_spectrum(
     data: Iterable,
     verbose: bool = True,
 ) -> dict[str, Spectrum]:
-    """The magnitude of the Fourier transform, averaged over maps and images.
+    """Computes the mean magnitude of the Fourier transform over maps and images.
 
     Args:
-        networks: An `RSNet`, an `MSNet`, or by name such models and functions
-            of images that return feature maps (batch, height, width, channels)
-            or a dict of them by name.
-        data: Batches of (images, labels); the labels count for nothing.
+        networks: An `RSNet`, an `MSNet`, or a dict of such models and of functions by
+            name. A function takes images and returns feature maps
+            (batch, height, width, channels) or a dict of them by name.
+        data: Batches of (images, labels). The labels are ignored.
         verbose: Whether to show the progress.
 
     Returns:
-        A spectrum by name, `"network, features"` for a network of several.
+        One spectrum per network by name. The name is `"network, features"` for a
+        network with several feature maps.
 
     Raises:
-        TypeError: A model that `last_features` does not know.
-        ValueError: No networks or data, or feature maps of another shape, of
-            changing sizes or of one pixel.
+        TypeError: For a model that `last_features` does not support.
+        ValueError: If there are no networks or no data, or if feature maps have
+            another shape, different sizes or a single pixel.
     """
     if isinstance(networks, keras.Model):
         networks = {networks.name: networks}
     if not networks:
-        raise ValueError("`networks` must name at least one.")
+        raise ValueError(
+            f"`networks` must have at least one network. Received: {networks!r}"
+        )
     sums, counts = {}, {}
     for images, _ in labelled_batches(data, verbose):
         for name, maps in _named_features(networks, images).items():
@@ -122,33 +124,33 @@ def plot_feature_spectrum(
     title: str = "",
     verbose: bool = True,
 ) -> dict[str, Spectrum]:
-    """Draws the mean spectra of the last feature maps.
+    """Plots the mean spectra of the last feature maps.
 
-    MSNet, figure 1: a plain network, and the two of an MSNet, of which L keeps
-    to low frequencies and H has less of them. Above, the magnitude by
-    frequency, all in the same colours, logarithmic; below, its mean by the
-    distance from frequency 0.
+    MSNet, figure 1: a plain network, and the two networks of an MSNet. L has mostly
+    low frequencies, and H has fewer of them. The upper plots show the magnitude of
+    each frequency with one logarithmic color scale. The lower plot shows its mean by
+    the distance from frequency 0.
 
     Args:
-        networks: As for `feature_spectrum`; such as
-            `{"ResNet-18": an RSNet of one resolution, "MSNet": an MSNet}`.
+        networks: As for `feature_spectrum`, for example
+            `{"ResNet-18": rsnet_of_one_resolution, "MSNet": msnet}`.
         data: As for `feature_spectrum`.
-        path: The picture to write.
-        title: Above the picture.
+        path: The image file to write.
+        title: Title of the plot.
         verbose: Whether to show the progress.
 
     Returns:
-        A spectrum by name.
+        One spectrum per network by name.
 
     Raises:
-        TypeError, ValueError: As `feature_spectrum`.
+        TypeError, ValueError: As for `feature_spectrum`.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     spectra = feature_spectrum(networks, data, verbose)
     largest = max(s.magnitude.max() for s in spectra.values()) or 1.0
-    # Below a ten-thousandth there is nothing but rounding.
+    # Values below a ten-thousandth of the largest are rounding errors.
     smallest = max(largest * 1e-4, min(s.magnitude.min() for s in spectra.values()))
     norm = LogNorm(min(smallest, 0.5 * largest), largest, clip=True)
     reach = max(max(s.magnitude.shape) // 2 for s in spectra.values()) + 0.5
@@ -170,25 +172,25 @@ def plot_feature_spectrum(
             extent=(left, left + width, bottom + height, bottom),
         )
         axes.set(xlim=(-reach, reach), ylim=(reach, -reach))
-        axes.set_facecolor("0.85")  # frequencies that small maps lack
-        axes.set_title(name, fontsize="medium")
-        axes.set_xlabel("cycles an image")
+        axes.set_facecolor("0.85")  # frequencies that small maps do not have
+        axes.set_title(plain(name), fontsize="medium")
+        axes.set_xlabel("cycles per image")
     upper.colorbar(image, ax=panels, label="mean magnitude", shrink=0.8)
     axes = lower.add_subplot()
     for name, spectrum in spectra.items():
-        axes.plot(spectrum.profile, marker=".", label=name)
+        axes.plot(spectrum.profile, marker=".", label=plain(name))
     axes.set_yscale("log")
-    axes.set_xlabel("distance from frequency 0 (cycles an image)")
+    axes.set_xlabel("distance from frequency 0 (cycles per image)")
     axes.set_ylabel("mean magnitude")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     figure.savefig(path)
     return spectra
 
 
 def _named_features(networks, images) -> dict[str, Any]:
-    """The features of all networks, under names that tell them apart."""
+    """Returns the features of all networks, with one name for each."""
     named = {}
     for name, network in networks.items():
         if isinstance(network, keras.Model):
@@ -207,8 +209,8 @@ def _named_features(networks, images) -> dict[str, Any]:
 def _check_maps(name, maps, sums):
     if maps.ndim != 4 or maps.shape[1] * maps.shape[2] < 2:
         raise ValueError(
-            "Feature maps must have shape (batch, height, width, channels) "
-            f"and more than one pixel. Received: {maps.shape} from {name!r}"
+            "Feature maps must have shape (batch, height, width, channels) and more "
+            f"than one pixel. Received: {maps.shape} from {name!r}"
         )
     if name in sums and sums[name].shape != maps.shape[1:3]:
         raise ValueError(
@@ -219,7 +221,7 @@ def _check_maps(name, maps, sums):
 
 
 def _profile(magnitude):
-    """Means on the rings that are inside the spectrum all around."""
+    """Returns the means on the rings that are completely inside the spectrum."""
     height, width = magnitude.shape
     rows, columns = np.indices(magnitude.shape)
     distance = np.hypot(rows - height // 2, columns - width // 2)

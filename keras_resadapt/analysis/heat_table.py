@@ -1,8 +1,10 @@
-"""A table of numbers on coloured ground."""
+"""Tables of numbers in colored cells."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from keras_resadapt.analysis.text import plain
 
 
 def draw_heat_table(
@@ -13,18 +15,18 @@ def draw_heat_table(
     number: str = "{:.1f}",
     colors: str = "Blues",
 ) -> None:
-    """Draws an array as a table.
+    """Plots an array as a table.
 
     Args:
         axes: matplotlib axes.
-        values: Array (rows, columns); NaN leaves a cell empty.
-        rows, columns: Their names.
-        number: Format of a cell's number.
+        values: Array (rows, columns). NaN leaves a cell empty.
+        rows, columns: Names of the rows and columns.
+        number: Format of the numbers.
         colors: Name of a matplotlib colormap, from light to dark.
     """
     image = axes.imshow(values, cmap=colors, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), map(plain, columns))
+    axes.set_yticks(range(len(rows)), map(plain, rows))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     # White lines between the cells

@@ -1,12 +1,13 @@
-"""Query tables, drawn."""
+"""Plots of query tables."""
 
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from keras_resadapt.analysis.accuracy_cost import MARKERS
+from keras_resadapt.analysis.text import plain
 
-if TYPE_CHECKING:  # it needs TensorFlow, which the other pictures do not
+if TYPE_CHECKING:  # it needs TensorFlow, and the other plots do not
     from keras_resadapt.inference import QueryRow, QueryTable
 
 
@@ -17,24 +18,25 @@ def plot_query_table(
     batch: int | None = None,
     title: str = "",
 ) -> dict[str, "list[QueryRow]"]:
-    """Draws accuracy against cost, coloured by resolution.
+    """Plots accuracy against cost, colored by resolution.
 
-    MutualNet, figure 5: each row is a dot, the front a line. Which resolution
-    a budget should choose can be seen from the colours along the front.
+    MutualNet, figure 5: each row is a marker, and the front is a line. The colors
+    along the front show which resolution suits which budget.
 
     Args:
-        tables: A table, or tables by name, each with a mark of its own: an
-            `RSNet`'s or a cascade's as well as a `MutualNet`'s.
-        path: The picture to write.
+        tables: A table of a `MutualNet`, an `RSNet` or a cascade, or tables by name,
+            each with its own marker.
+        path: The image file to write.
         cost: `"madds"` or `"ms"`.
         batch: As for `QueryTable.best`.
-        title: Above the picture.
+        title: Title of the plot.
 
     Returns:
-        The front of each table, by name.
+        The front of each table by name.
 
     Raises:
-        ValueError: No tables, an empty one, or a cost that it has not.
+        ValueError: If there are no tables, a table is empty, or a table does not have
+            the cost.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -42,7 +44,9 @@ def plot_query_table(
     if not isinstance(tables, Mapping):
         tables = {"": tables}
     if not tables:
-        raise ValueError("`tables` must have at least one table.")
+        raise ValueError(
+            f"`tables` must have at least one table. Received: tables={tables!r}"
+        )
     fronts = {name: table.front(cost, batch) for name, table in tables.items()}
     # Rows without a resolution, those of cascades, are drawn in grey.
     resolutions = sorted(
@@ -54,7 +58,9 @@ def plot_query_table(
         resolution: shades(0.05 + 0.8 * i / max(len(resolutions) - 1, 1))
         for i, resolution in enumerate(resolutions)
     }
-    scale, unit = (1e-6, "multiply-adds (M)") if cost == "madds" else (1, "ms an image")
+    scale, unit = (
+        (1e-6, "multiply-adds (M)") if cost == "madds" else (1, "ms per image")
+    )
 
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -79,12 +85,12 @@ def plot_query_table(
             zorder=2,
         )
         if name:
-            axes.plot([], [], style, color="0.4", marker=marker, label=name)
+            axes.plot([], [], style, color="0.4", marker=marker, label=plain(name))
     for resolution, color in colors.items():
         axes.plot([], [], "s", color=color, label=f"{resolution} pixels")
     axes.set_xlabel(unit)
     axes.set_ylabel("top-1 accuracy (%)")
-    axes.set_title(title)
+    axes.set_title(plain(title))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)

@@ -148,7 +148,9 @@ class DenseNet(Backbone):
         stages[-1].append(Head(layers, name="head"))
         # Only now: Keras would not see what is added to a stage later.
         self.stages = stages
-        self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)
+        first_stride = 4 if stem == "imagenet" else 1
+        strides = [first_stride * 2**i for i in range(len(depths))]
+        self.stage_strides = [first_stride, *strides]
 
     def get_config(self):
         return {

@@ -81,19 +81,21 @@ class MobileNetV1(Backbone):
         self.stem = stem
         self.activation = activation
 
-        self.stride = 2 if stem == "imagenet" else 1
+        stride = 2 if stem == "imagenet" else 1
         stem_block = ConvBlock(
             make_divisible(filters[0] / 2 * alpha),
             3,
-            self.stride,
+            stride,
             layers.first(),
             activation,
             name="stem",
         )
         self.stages = [[stem_block]]
+        self.stage_strides = [stride]
         for i, (depth, width) in enumerate(zip(depths, filters)):
             stage_stride = 1 if i == 0 else 2
-            self.stride *= stage_stride
+            stride *= stage_stride
+            self.stage_strides.append(stride)
             self.stages.append(
                 [
                     SeparableBlock(

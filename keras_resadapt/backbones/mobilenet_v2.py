@@ -125,11 +125,11 @@ class MobileNetV2(Backbone):
             channels, 3, stem_stride, layers.first(), "relu6", name="stem"
         )
         self.stages = [[stem_block]]
-        self.stride = stem_stride
+        self.stage_strides = [stem_stride]
         for i, (depth, width, stride, expansion) in enumerate(
             zip(depths, filters, strides, expansions), 1
         ):
-            self.stride *= stride
+            self.stage_strides.append(self.stage_strides[-1] * stride)
             stage = []
             for j in range(depth):
                 out_channels = make_divisible(width * alpha)
@@ -155,6 +155,7 @@ class MobileNetV2(Backbone):
             name="head",
         )
         self.stages.append([head])
+        self.stage_strides.append(self.stride)
 
     def get_config(self):
         return {

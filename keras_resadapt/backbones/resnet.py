@@ -225,7 +225,9 @@ class ResNet(Backbone):
             if pre_activation and i == len(depths) - 1:
                 stage.append(Head(layers, name="head"))
             self.stages.append(stage)
-        self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)
+        first_stride = 4 if stem == "imagenet" else 1
+        strides = [first_stride * 2**i for i in range(len(depths))]
+        self.stage_strides = [first_stride, *strides]
 
     def get_config(self):
         return {

@@ -4,20 +4,24 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
+from keras_resadapt.backbones.backbone import (
+    Backbone,
+    check_stages,
+    check_stem,
+    level_name,
+)
 from keras_resadapt.layers import Block, ConvBlock, LayerSet
 
 
-class PooledConvBlock(Block):
-    """A `ConvBlock` and a 2x2 max pooling."""
+class Pooling(Block):
+    """A 2x2 max pooling."""
 
-    def __init__(self, filters, layers, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.conv = ConvBlock(filters, 3, 1, layers, name="conv")
         self.pool = keras.layers.MaxPooling2D(2)
 
     def call(self, inputs, point, training=None):
-        return point.call(self.pool, self.conv(inputs, point=point))
+        return point.call(self.pool, inputs)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -56,10 +60,10 @@ class VGG(Backbone):
         self.stem = stem
 
         last = len(depths) - 1
-        self.stride = 1
+        stride = 1
         self.stages = []
+        self.stage_strides = []
         for i, (depth, width) in enumerate(zip(depths, filters)):
-            pooled = stem == "imagenet" or i not in (0, last)
             stage = [
                 ConvBlock(
                     width,
@@ -68,18 +72,34 @@ class VGG(Backbone):
                     layers if i or j else layers.first(),
                     name=f"stage{i + 1}_{j}",
                 )
-                for j in range(depth - pooled)
+                for j in range(depth)
             ]
-            if pooled:
-                stage.append(
-                    PooledConvBlock(
-                        width,
-                        layers if i or stage else layers.first(),
-                        name=f"stage{i + 1}_{depth - 1}",
-                    )
-                )
-                self.stride *= 2
+            if stem == "imagenet" or i not in (0, last):
+                stage.append(Pooling(name=f"stage{i + 1}_pool"))
+                stride *= 2
             self.stages.append(stage)
+            self.stage_strides.append(stride)
+
+    def run_levels(self, inputs, point):
+        """Yields the last convolution of each stride, and the last pooling.
+
+        These are the features that detectors take: of VGG-16, those before the
+        poolings (`"P2"` to `"P4"` are the last of the third to the fifth stage), and
+        `"P5"` after the last one.
+        """
+        x, stride = inputs, 1
+        for stage in self.stages:
+            for block in stage:
+                if isinstance(block, Pooling):
+                    yield stride, x
+                    stride *= 2
+                x = block(x, point=point)
+            yield stride, x
+
+    @property
+    def level_strides(self):
+        # Also stride 1, before the first pooling
+        return {level_name(s): s for s in dict.fromkeys([1, *self.stage_strides])}
 
     def get_config(self):
         return {

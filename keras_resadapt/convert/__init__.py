@@ -1,3 +1,3 @@
-"""The authors' checkpoints into our models."""
+"""Conversion of PyTorch checkpoints."""
 
 from keras_resadapt.convert.pytorch import load_pytorch_state_dict

@@ -1,4 +1,4 @@
-"""What each array of a layer is called in PyTorch checkpoints."""
+"""The names of the arrays of a layer in PyTorch checkpoints."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_resadapt.layers import ConvBlock
 
-# The variables that an array fills, and what brings it to their layout.
+# The variables that an array fills, and the function that converts its layout.
 Target = tuple[list[keras.Variable], Callable[[np.ndarray], np.ndarray]]
 
 _NORM_NAMES = {
@@ -19,7 +19,7 @@ _NORM_NAMES = {
 
 
 def kernel_targets(name: str, layer) -> dict[str, Target]:
-    """Of a convolution or dense layer."""
+    """Returns the targets of a convolution or dense layer."""
     if isinstance(layer, keras.layers.Dense):
         to_keras = np.transpose
     elif isinstance(layer, keras.layers.DepthwiseConv2D):
@@ -38,7 +38,7 @@ def kernel_targets(name: str, layer) -> dict[str, Target]:
 
 
 def norm_targets(name: str, norms: Sequence) -> dict[str, Target]:
-    """Of a BatchNormalization that fills all of `norms`."""
+    """Returns the targets of a BatchNormalization that fills all of `norms`."""
     return {
         f"{name}.{theirs}": (
             [getattr(norm, ours) for norm in norms],
@@ -51,7 +51,10 @@ def norm_targets(name: str, norms: Sequence) -> dict[str, Target]:
 def conv_block_targets(
     name: str, block: ConvBlock, first: int = 0
 ) -> dict[str, Target]:
-    """Of a `ConvBlock` in an `nn.Sequential`, from its entry `first` on."""
+    """Returns the targets of a `ConvBlock`.
+
+    In PyTorch it is an `nn.Sequential`, and the block starts at its entry `first`.
+    """
     return {
         **kernel_targets(f"{name}.{first}", block.conv),
         **norm_targets(f"{name}.{first + 1}", [block.bn]),

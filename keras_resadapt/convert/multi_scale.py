@@ -1,4 +1,4 @@
-"""What each array of a RANet and an MSDNet is called in the authors' files."""
+"""The names of the arrays of RANet and MSDNet in the authors' checkpoints."""
 
 from keras_resadapt.convert.layers import (
     Target,
@@ -11,7 +11,7 @@ from keras_resadapt.models.ranet import RANet
 
 
 def ranet_targets(model: RANet, state_dict=None) -> dict[str, Target]:
-    """Checkpoint keys of a RANet, each with the variables that it fills."""
+    """Returns the checkpoint keys of a RANet with the variables that they fill."""
     targets = {
         **_base_targets("FirstLayer", model),
         **_classifier_targets(model),
@@ -31,7 +31,7 @@ def ranet_targets(model: RANet, state_dict=None) -> dict[str, Target]:
 
 
 def msdnet_targets(model: MSDNet, state_dict=None) -> dict[str, Target]:
-    """Checkpoint keys of an MSDNet, each with the variables that it fills."""
+    """Returns the checkpoint keys of an MSDNet with the variables that they fill."""
     targets = {
         **_base_targets("blocks.0.0", model),
         **_classifier_targets(model),
@@ -55,7 +55,8 @@ def msdnet_targets(model: MSDNet, state_dict=None) -> dict[str, Target]:
 def _base_targets(name, model) -> dict[str, Target]:
     targets = {}
     for i, conv in enumerate(model.base_features.convs):
-        # The ImageNet stem is a plain sequence, the rest modules around one.
+        # The first layer of the ImageNet stem is a plain sequence. The other layers are
+        # modules around one.
         plain = i == 0 and model.stem == "imagenet"
         prefix = f"{name}.layers.{i}" if plain else f"{name}.layers.{i}.net"
         targets |= conv_block_targets(prefix, conv)

@@ -1,5 +1,6 @@
-"""What each array of a MutualNet is called in PyTorch checkpoints."""
+"""The names of the arrays of a MutualNet in PyTorch checkpoints."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -12,13 +13,20 @@ from keras_resadapt.models.mutualnet import MutualNet
 def mutualnet_targets(
     model: MutualNet, state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, Target]:
-    """Checkpoint keys, each with the variables that it fills and the function
-    that brings its array to their layout.
+    """Returns the checkpoint keys with the variables that they fill.
 
-    The authors keep running statistics of a list of widths, `bn.0`, `bn.1`,
-    ..., the largest last, over all resolutions that were drawn. Those of the
-    largest, which runs at the largest resolution only, are the full
-    network's; the others are of no single operating point and fill nothing.
+    The authors keep running statistics for a list of widths, `bn.0`, `bn.1`, ...,
+    with the largest width last, over all resolutions that were drawn. The largest
+    width runs at the largest resolution only, so that its statistics are those of
+    the full network. The other statistics belong to no single operating point and
+    are not used.
+
+    Args:
+        model: The model to fill.
+        state_dict: The arrays of the checkpoint by key.
+
+    Raises:
+        TypeError: If no checkpoints exist for the backbone.
     """
     pairs = {
         MobileNetV1: _mobilenet_v1,
@@ -27,8 +35,8 @@ def mutualnet_targets(
     }
     if type(model.backbone) not in pairs:
         raise TypeError(
-            "Checkpoints exist for MobileNet, MobileNetV2 and ResNet "
-            f"backbones. Received: {type(model.backbone).__name__}"
+            "`model` must have a MobileNetV1, MobileNetV2 or ResNet backbone. "
+            f"Received: {type(model.backbone).__name__}"
         )
     targets = {}
     for conv_name, conv, bn_name, bn in pairs[type(model.backbone)](model):
@@ -39,11 +47,8 @@ def mutualnet_targets(
 
 def _norm_targets(name, norm, state_dict) -> dict[str, Target]:
     targets = norm_targets(name, [norm])
-    places = {
-        int(key.removeprefix(f"{name}.bn.").split(".")[0])
-        for key in state_dict
-        if key.startswith(f"{name}.bn.")
-    }
+    pattern = re.compile(rf"{re.escape(name)}\.bn\.(\d+)\.")
+    places = {int(found[1]) for key in state_dict if (found := pattern.match(key))}
     if not places:  # an ordinary normalization
         return targets
     for vector in ("running_mean", "running_var"):
@@ -55,7 +60,10 @@ def _norm_targets(name, norm, state_dict) -> dict[str, Target]:
 
 
 def _sequence(prefix, layers) -> Iterator[tuple]:
-    """Convolutions, each with normalization and activation behind it."""
+    """Yields convolutions with the normalization after each of them.
+
+    An activation takes the third place.
+    """
     for i, (conv, bn) in enumerate(layers):
         yield f"{prefix}.{3 * i}", conv, f"{prefix}.{3 * i + 1}", bn
 

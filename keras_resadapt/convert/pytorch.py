@@ -1,4 +1,4 @@
-"""PyTorch checkpoints into Keras models."""
+"""Loading of PyTorch checkpoints into Keras models."""
 
 import os
 from collections.abc import Mapping
@@ -30,28 +30,34 @@ def load_pytorch_state_dict(
 ) -> None:
     """Loads a PyTorch checkpoint into a model.
 
-    An `RSNet` takes the authors' checkpoints, whose private
-    BatchNormalization and ensemble scores come along, and torchvision's plain
-    ResNet and MobileNetV2 ones, whose BatchNormalization is copied to every
-    resolution as a warm start. The `module.` prefix of a parallel training,
-    and a dict around it as training scripts save, are seen through.
+    An `RSNet` takes the checkpoints of its authors, with private
+    BatchNormalization and ensemble scores, and the plain ResNet and MobileNetV2
+    checkpoints of torchvision, whose BatchNormalization is copied to every
+    resolution as a warm start. A `RANet`, an `MSDNet` and a `MutualNet` take the
+    checkpoints of their authors. The running statistics of a `MutualNet` are
+    those of the full network alone. In a quantized network, the levels of the
+    weights are fitted to the checkpoint.
 
-    The RS-Net authors' networks take pictures scaled to [0, 1]: build the
-    model with `preprocessing="unit"`; torchvision's want `"imagenet"`. A
-    `RANet`, an `MSDNet` and a `MutualNet` take their authors' checkpoints; the
-    last one's statistics are those of the full network alone. The levels of a
-    quantized network's weights are fitted to them.
+    The `module.` prefix of a parallel training is removed, and a checkpoint in a
+    dict under `"state_dict"`, as training scripts save it, is found.
+
+    The networks of the RS-Net authors take images scaled to [0, 1]: build the
+    model with `preprocessing="unit"`. Those of torchvision need `"imagenet"`.
 
     Args:
         model: The model to fill.
-        state_dict_or_path: A mapping from keys to arrays or tensors, or the
-            path of a file that `torch.save` wrote (torch must be installed;
-            only tensors and plain containers are read from it, never code).
+        state_dict_or_path: A mapping from keys to arrays or tensors, or the path
+            of a file written by `torch.save`. A file needs torch, and only
+            tensors and plain containers are read from it, never code.
 
     Raises:
-        ValueError: If keys are missing, left over or of another shape; all
-            are named, and the model is unchanged. For a packed network.
-        TypeError: If no converter knows the model.
+        ValueError: If the file is not a checkpoint of tensors, if a value is not
+            a numeric array, or if keys are missing, left over or of another
+            shape. The message has all these keys, and the model is unchanged.
+            Also for a packed network.
+        TypeError: If the type of the model is not supported, or the checkpoint is
+            not a mapping.
+        ImportError: If a file is given and torch is not installed.
     """
     if type(model) not in _CONVERTERS:
         raise TypeError(
@@ -61,8 +67,8 @@ def load_pytorch_state_dict(
         )
     if getattr(model.quantization, "packed", False):
         raise ValueError(
-            f"{model.name!r} holds packed weights: load the checkpoint into "
-            "the network that it was packed from."
+            "`model` must not have packed weights. Load the checkpoint into the "
+            f"network that was packed. Received: {model.name!r}"
         )
     state_dict = _plain(_read(state_dict_or_path))
     targets = _CONVERTERS[type(model)](model, state_dict)
@@ -78,10 +84,16 @@ def load_pytorch_state_dict(
 def _read(state_dict_or_path) -> Mapping[str, Any]:
     if isinstance(state_dict_or_path, Mapping):
         return state_dict_or_path
-    if not os.path.isfile(state_dict_or_path):
+    if not isinstance(state_dict_or_path, str | os.PathLike):
+        raise TypeError(
+            "`state_dict_or_path` must be a mapping or the path of a file. "
+            f"Received: a {type(state_dict_or_path).__name__}"
+        )
+    path = os.fspath(state_dict_or_path)
+    if not os.path.isfile(path):
         raise ValueError(
             "`state_dict_or_path` must be a mapping or an existing file. "
-            f"Received: {state_dict_or_path!r}"
+            f"Received: {path!r}"
         )
     try:
         import torch
@@ -90,18 +102,61 @@ def _read(state_dict_or_path) -> Mapping[str, Any]:
             "Reading a PyTorch file needs torch: `pip install torch`. "
             "A mapping from keys to arrays needs no torch."
         ) from error
-    return torch.load(state_dict_or_path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types, for example for a text file
+        raise ValueError(
+            "`state_dict_or_path` must be a file that `torch.save` wrote and that "
+            "holds tensors and plain containers only. "
+            f"Received: {path!r}, which raises {type(error).__name__}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise TypeError(
+            "`state_dict_or_path` must be a file that holds a mapping from keys to "
+            f"tensors. Received: {path!r}, which holds a {type(content).__name__}"
+        )
+    return content
 
 
 def _plain(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by key, without wrappers, prefixes and step counters."""
+    """Returns arrays by key, without wrappers, prefixes and step counters."""
     if isinstance(state_dict.get("state_dict"), Mapping):
         state_dict = state_dict["state_dict"]
-    return {
-        key.removeprefix("module."): np.asarray(value)
-        for key, value in state_dict.items()
-        if not key.endswith("num_batches_tracked")
-    }
+    arrays, invalid = {}, []
+    for key, value in state_dict.items():
+        if not isinstance(key, str):
+            invalid.append(f"{key!r}: a key that is not a string")
+            continue
+        if key.endswith("num_batches_tracked"):
+            continue
+        name, array = key.removeprefix("module."), _to_array(value)
+        if array is None:
+            invalid.append(f"{key}: a {type(value).__name__}")
+        elif name in arrays:
+            invalid.append(f"{key}: twice, with and without the prefix")
+        else:
+            arrays[name] = array
+    if invalid:
+        more = f" and {len(invalid) - 10} more" if len(invalid) > 10 else ""
+        raise ValueError(
+            "A checkpoint must map strings to numeric arrays or tensors. Received: "
+            f"{'; '.join(invalid[:10])}{more}"
+        )
+    return arrays
+
+
+def _to_array(value: Any) -> np.ndarray | None:
+    """Returns a tensor or array as a real NumPy array, or None for anything else."""
+    try:
+        if hasattr(value, "detach"):  # a torch tensor
+            value = value.detach().cpu()
+            if value.is_floating_point():
+                value = value.float()  # NumPy has no bfloat16
+            value = value.numpy()
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None  # ragged lists, sparse and quantized tensors
+    return array if array.dtype.kind in "fiu" else None
 
 
 def _check(state_dict, targets) -> None:
@@ -127,7 +182,7 @@ def _check(state_dict, targets) -> None:
     ]
     if problems:
         raise ValueError(
-            "The checkpoint is not of this model, which is unchanged. Keys "
+            "The checkpoint does not fit the model, which is unchanged. Keys "
             + "; keys ".join(problems)
         )
 

@@ -1,4 +1,4 @@
-"""What each array of an RS-Net is called in PyTorch checkpoints."""
+"""The names of the arrays of an RS-Net in PyTorch checkpoints."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,18 +13,23 @@ from keras_resadapt.models.rsnet import RSNet
 def rsnet_targets(
     model: RSNet, state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, Target]:
-    """Checkpoint keys, each with the variables that it fills and the function
-    that brings its array to their layout.
+    """Returns the checkpoint keys with the variables that they fill.
 
-    The keys of the authors' layout are told from torchvision's by their
-    private BatchNormalization, `bn_0`, `bn_1`, ..., the largest resolution's
-    first.
+    A checkpoint of the authors has private BatchNormalization, `bn_0`, `bn_1`, ...,
+    with the largest resolution first. A checkpoint without it is torchvision's.
+
+    Args:
+        model: The model to fill.
+        state_dict: The arrays of the checkpoint by key.
+
+    Raises:
+        TypeError: If no checkpoints exist for the backbone.
     """
     private = any(".bn_0." in key for key in state_dict)
     if getattr(model.backbone, "pre_activation", False):
         raise TypeError(
-            "There are no checkpoints of ResNets with pre-activation. "
-            "Received: a backbone with pre_activation=True"
+            "`model` must have a ResNet without pre-activation, for which "
+            "checkpoints exist. Received: a backbone with pre_activation=True"
         )
     if isinstance(model.backbone, ResNet):
         names = _resnet_names(model)
@@ -32,7 +37,7 @@ def rsnet_targets(
         names = _mobilenet_v2_names(model, private)
     else:
         raise TypeError(
-            "Checkpoints exist for ResNet and MobileNetV2 backbones. "
+            "`model` must have a ResNet or MobileNetV2 backbone. "
             f"Received: {type(model.backbone).__name__}"
         )
     targets = {}

@@ -1,4 +1,4 @@
-"""A labelled set of pictures, and which of them are broken."""
+"""A labeled set of images, and which of its images are broken."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,27 +6,29 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_resadapt.data.preprocessing import check_decodes
+from keras_resadapt.data.decoding import check_decodes
 
 
 @dataclasses.dataclass
 class ImageSource:
-    """One split of a classification set, as `load_source` returns it.
+    """One split of a classification set, as returned by `load_source`.
 
-    Pictures are kept behind light handles (a path, an index, the encoded bytes) so that shuffling moves handles and
-    not pictures.
+    Images are kept behind small handles (a path, an index, the encoded bytes), so that
+    shuffling moves handles and not images.
 
     Attributes:
-        name: what the source is called in messages, for example `"cifar10/train"`.
-        records: `tf.data.Dataset` of `(handle, label, name)`: the handle is whatever `read` takes, the label an int64
-            scalar, the name a string scalar that tells a person which picture this is. Its order is always the same.
-        read: graph function from a handle to the picture: a string scalar (encoded JPEG, PNG, GIF or BMP) when
-            `encoded`, else a uint8 tensor (height, width, 3).
-        class_names: the name of each label, in label order.
-        num_examples: how many pictures there are, broken ones included.
-        encoded: whether `read` returns encoded bytes.
-        image_shape: (height, width) when all pictures have that one size and it is known, else None.
-        shuffle_buffer: how many handles a shuffle should hold in memory by default.
+        name: Name of the source in messages, for example `"cifar10/train"`.
+        records: `tf.data.Dataset` of (handle, label, name). The handle is the argument
+            of `read`, the label an int64 scalar, and the name a string scalar that
+            identifies the image in messages. The order is always the same.
+        read: Graph function from a handle to the image: a string scalar (the bytes of
+            a JPEG, PNG, GIF or BMP file) if `encoded`, otherwise a uint8 tensor
+            (height, width, 3).
+        class_names: The name of each class, in label order.
+        num_examples: Number of images, including broken ones.
+        encoded: Whether `read` returns encoded bytes.
+        image_shape: (height, width) if all images have one known size, otherwise None.
+        shuffle_buffer: Default number of handles in a shuffle buffer.
     """
 
     name: str
@@ -46,7 +48,10 @@ class ImageSource:
 
     @property
     def dataset(self) -> tf.data.Dataset:
-        """`tf.data.Dataset` of `(picture, label, name)`, unshuffled; a picture is as `read` returns it."""
+        """`tf.data.Dataset` of (image, label, name), not shuffled.
+
+        An image is the result of `read`.
+        """
         return self.records.map(
             lambda handle, label, name: (self.read(handle), label, name),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -54,33 +59,44 @@ class ImageSource:
 
     @property
     def known_broken(self) -> int | None:
-        """How many pictures are broken if that is known without reading them, else None (see `find_broken`)."""
-        return (
-            0
-            if not self.encoded
-            else None
-            if self._broken is None
-            else len(self._broken)
-        )
+        """The number of broken images if it is known without reading, otherwise None.
+
+        It is known after `find_broken`, and for sources that are not encoded.
+        """
+        if not self.encoded:
+            return 0
+        return None if self._broken is None else len(self._broken)
 
     def steps_per_epoch(self, batch_size: int, drop_remainder: bool = True) -> int:
-        """Batches in one epoch of `training_batches` with the same two arguments."""
-        return (
-            self.num_examples // batch_size
-            if drop_remainder
-            else -(-self.num_examples // batch_size)
-        )
-
-    def hold_out(self, share: float) -> tuple["ImageSource", "ImageSource"]:
-        """Two sources of different pictures: the rest, and held-out ones evenly spread over the records.
+        """Returns the number of batches in one epoch of `training_batches`.
 
         Args:
-            share: of the pictures that are held out, in (0, 1); at least one is, and at least one is not.
+            batch_size, drop_remainder: As for `training_batches`.
+        """
+        if drop_remainder:
+            return self.num_examples // batch_size
+        return -(-self.num_examples // batch_size)
+
+    def hold_out(self, share: float) -> tuple["ImageSource", "ImageSource"]:
+        """Splits the source into two sources of different images.
+
+        The held-out images are evenly spread over the records.
+
+        Args:
+            share: Fraction of the images to hold out, in (0, 1). At least one image
+                must be held out, and at least one must not.
+
+        Returns:
+            The rest, and the held-out images.
+
+        Raises:
+            ValueError: If one of the two sources would be empty.
         """
         count = int(self.num_examples * share) if 0 < share < 1 else 0
         if not 0 < count < self.num_examples:
             raise ValueError(
-                f"share must be in (0, 1) and divide the {self.num_examples} pictures of {self.name} in two; got {share!r}."
+                "`share` must be in (0, 1) and leave images in both parts of the "
+                f"{self.num_examples} images of {self.name}. Received: share={share!r}"
             )
 
         def part(name, held, number):
@@ -104,86 +120,52 @@ class ImageSource:
         )
 
     def find_broken(self) -> list[str]:
-        """Names of the pictures that cannot be read or decoded, in the order of `records`.
+        """Returns the names of the images that cannot be read or decoded.
 
-        Costs one parallel decoding pass, the first time only: the answer is kept. Nothing is read for a source
-        that is not encoded.
+        The first call costs one parallel decoding pass, later calls return the stored
+        result. Nothing is read for a source that is not encoded.
+
+        Returns:
+            The names in the order of `records`.
         """
         if self._broken is None:
-            self._broken = (
-                self._missing_names(self._decodable()) if self.encoded else []
-            )
+            if self.encoded:
+                self._broken = self._names_without(self._decodable())
+            else:
+                self._broken = []
         return list(self._broken)
 
     def _decodable(self) -> np.ndarray:
-        """One bool a record: whether it can be decoded."""
+        """Returns one bool per record: whether it can be decoded."""
 
-        # The shape is returned, though nobody looks at it: TensorFlow would drop a decoding without a use.
+        # The shape is returned although it is not used: TensorFlow would otherwise
+        # remove the decoding.
         checked = self.records.enumerate().map(
-            lambda position, record: (
-                position,
-                check_decodes(self.read(record[0])),
-            ),
+            lambda place, record: (place, check_decodes(self.read(record[0]))),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=False,
         )
         decodable = np.zeros(self.num_examples, bool)
-        for positions, _ in checked.ignore_errors().batch(4096).as_numpy_iterator():
-            decodable[positions] = True
+        for places, _ in checked.ignore_errors().batch(4096).as_numpy_iterator():
+            decodable[places] = True
         return decodable
 
-    def _missing_names(self, decodable: np.ndarray) -> list[str]:
+    def _names_without(self, decodable: np.ndarray) -> list[str]:
+        """Returns the names of the records that are not decodable."""
         if decodable.all():
             return []
-        # Records that cannot even be read (a damaged TFRecord file) are skipped here too, and have no name.
+        # Records that cannot even be read (a damaged TFRecord file) are skipped here
+        # too, and have no name.
         batches = (
             self.records.map(lambda handle, label, name: name)
             .ignore_errors()
             .batch(4096)
         )
         names = [
-            name.decode("utf-8", "replace")
+            name.decode("utf-8", "backslashreplace")
             for batch in batches.as_numpy_iterator()
             for name in batch
         ]
         missing = [name for name, good in zip(names, decodable) if not good]
-        missing += [f"unreadable record of {self.name}"] * (
-            self.num_examples - len(names)
-        )
-        return missing
-
-
-def check_pictures(source: ImageSource, max_broken_fraction: float = 0.01) -> list[str]:
-    """Names the broken pictures of a source, and refuses a source with too many of them.
-
-    `training_batches` and `evaluation_batches` go on without broken pictures; a training script calls this at its end
-    (or its start) for the report. One parallel decoding pass, nothing if the source was checked before.
-
-    Args:
-        source: what `load_source` returned.
-        max_broken_fraction: the largest tolerated share of broken pictures, in [0, 0.5].
-
-    Returns:
-        The names of the broken pictures, empty if there are none.
-
-    Raises:
-        ValueError: more than `max_broken_fraction` of the pictures are broken. The message names the first ten.
-    """
-    check_broken_fraction(max_broken_fraction)
-    broken = source.find_broken()
-    if len(broken) > max_broken_fraction * source.num_examples:
-        more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise ValueError(
-            f"{len(broken)} of the {source.num_examples} pictures of {source.name} cannot be decoded; "
-            f"max_broken_fraction={max_broken_fraction} allows {int(max_broken_fraction * source.num_examples)}. "
-            f"Broken: {', '.join(broken[:10])}{more}."
-        )
-    return broken
-
-
-def check_broken_fraction(max_broken_fraction: float) -> None:
-    """Raises a ValueError unless `max_broken_fraction` is in [0, 0.5]."""
-    if not 0.0 <= max_broken_fraction <= 0.5:
-        raise ValueError(
-            f"max_broken_fraction must be between 0 and 0.5; got {max_broken_fraction!r}."
-        )
+        unreadable = self.num_examples - len(names)
+        return missing + [f"unreadable record of {self.name}"] * unreadable

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from keras_resadapt.export.encoded_signatures import Decoding
 from keras_resadapt.export.signature import Signature
 from keras_resadapt.inference.storing.thresholds import Thresholds
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.profile import ProfileRow
 
 
 def describe(
-    model: Classifier,
+    model: Network,
     points: Sequence[OperatingPoint],
     signatures: Mapping[str, Signature],
     class_names: list[str] | None,

@@ -13,13 +13,13 @@ from keras_resadapt.export.litert_signatures import litert_signatures
 from keras_resadapt.export.signature import Signature, write_signatures
 from keras_resadapt.files import atomic_path
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.quantization import Int8, check_calibrated, unpack
 
 
 def export_litert(
-    model: Classifier,
+    model: Network,
     path: str | os.PathLike,
     points: Iterable[OperatingPoint] | None = None,
     *,

@@ -2,20 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from keras_resadapt.export.signature import Signature, images_spec, signature_of
 from keras_resadapt.inference.running.stages import cascade_stages
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.points.noting import NotingPoint
-from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.models.network import Network
+from keras_resadapt.points import ConvertiblePoint, NotingPoint, OperatingPoint
 
 
 def litert_signatures(
-    model: Classifier, points: Sequence[OperatingPoint], share_kernels: bool
+    model: Network, points: Sequence[OperatingPoint], share_kernels: bool
 ) -> dict[str, Signature]:
     """Returns one traced function per operating point, by its name.
 
@@ -35,10 +33,9 @@ def litert_signatures(
 
 
 def _point_signature(model, point, share_kernels) -> Signature:
-    axes = dataclasses.asdict(point)
-
     def run(images):
-        at = _ExportPoint(**axes, one=_unknown_one(images, share_kernels))
+        one = _unknown_one(images, share_kernels)
+        at = point.interpreted_by(ConvertiblePoint, one=one)
         return {"logits": model.logits(images, at)}
 
     return signature_of(run, [images_spec(model.resolution_of(point))])
@@ -51,48 +48,12 @@ def _unknown_one(tensor, share_kernels) -> list:
     return [tf.cast(tf.shape(tensor)[0] > 0, tf.float32)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _ExportPoint(OperatingPoint):
-    """An operating point whose normalizations the converter can process.
-
-    The converter folds a normalization with constants into the preceding
-    convolution. Multiplying the constants by `one`, if it is given, prevents
-    this. In a quantized convolution, the normalization becomes the scale of
-    the integer weights, which must not be close to zero.
-    """
-
-    one: list = dataclasses.field(default_factory=list)
-
-    def call(self, layer, inputs, scale=None, offset=None, **kwargs) -> Any:
-        if scale is None:
-            return super().call(layer, inputs, **kwargs)
-        if self.one:
-            outputs = super().call(layer, inputs, **kwargs)
-            return outputs * (scale * self.one[0]) + offset * self.one[0]
-        if hasattr(layer.weight_quantizer, "magnitude"):
-            scale = _limit_scale(scale, layer.weight_quantizer)
-        return super().call(layer, inputs, scale=scale, offset=offset, **kwargs)
-
-
-def _limit_scale(scale, quantizer):
-    """Returns the scale with a lower limit of its absolute values.
-
-    Scaled weights have at least a thousandth of the magnitude of the channel
-    with the largest weights, so that int32 can represent the offsets.
-    """
-    magnitude = quantizer.magnitude(scale.shape[-1])
-    product = tf.abs(scale) * magnitude
-    least = tf.maximum(1e-3 * tf.reduce_max(product), 1e-4)
-    sign = tf.where(scale < 0, -1.0, 1.0)
-    return tf.where(product < least, sign * least / magnitude, scale)
-
-
 # === Cascades ===
 
 
 @dataclasses.dataclass(frozen=True)
-class _StagesPoint(NotingPoint, _ExportPoint):
-    """An `_ExportPoint` that also records the quantizer of each feature."""
+class _StagesPoint(NotingPoint, ConvertiblePoint):
+    """An `ConvertiblePoint` that also records the quantizer of each feature."""
 
 
 def _exit_signatures(model, num_exits, share_kernels) -> dict[str, Signature]:

@@ -1,6 +1,6 @@
 """The signatures of a SavedModel that take pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -10,38 +10,15 @@ from keras_resadapt.inference.running.frozen import freeze as freeze_function
 from keras_resadapt.inference.running.stages import cascade_stages, freeze_stages
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
-_TOP = 5
-
-# From logits to the outputs of a signature
+# From the outputs of a network to those of a signature; see `tasks.Task.response`
 Respond = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
-def response(logits: tf.Tensor, class_names: Sequence[str] | None) -> dict:
-    """Returns the outputs that all signatures have.
-
-    Args:
-        logits: float32 tensor of shape (batch, classes).
-        class_names: One name per class, or None for class indices.
-
-    Returns:
-        A dict of `logits`, `probabilities` and the most probable `classes`.
-    """
-    top = min(_TOP, logits.shape[-1])
-    classes = tf.math.top_k(logits, top).indices
-    if class_names is not None:
-        classes = tf.gather(tf.constant(class_names), classes)
-    return {
-        "logits": logits,
-        "probabilities": tf.nn.softmax(logits),
-        "classes": classes,
-    }
-
-
 def point_signature(
-    model: Classifier, point: OperatingPoint, respond: Respond, freeze: bool
+    model: Network, point: OperatingPoint, respond: Respond, freeze: bool
 ) -> Signature:
     """Returns the signature of one operating point.
 

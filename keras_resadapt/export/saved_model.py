@@ -12,14 +12,13 @@ from keras_resadapt.export.encoded_signatures import Decoding, add_encoded_signa
 from keras_resadapt.export.pixel_signatures import (
     adaptive_signatures,
     point_signature,
-    response,
 )
 from keras_resadapt.export.signature import Signature, write_signatures
 from keras_resadapt.export.warmup import write_warmup_requests
 from keras_resadapt.files import atomic_folder, write_json
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.quantization import LearnedQuantization, check_calibrated, pack
 
@@ -27,7 +26,7 @@ _DEFAULT = "serving_default"
 
 
 def export_saved_model(
-    model: Classifier,
+    model: Network,
     path: str | os.PathLike,
     class_names: Sequence[str] | None = None,
     *,
@@ -131,7 +130,7 @@ def export_saved_model(
     model = _check_quantization(model, points)
 
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    respond = functools.partial(response, class_names=class_names)
+    respond = functools.partial(model.task.response, class_names=class_names)
     signatures = _build_signatures(model, points, thresholds, respond, freeze)
     if decoding is not None:
         signatures = add_encoded_signatures(signatures, decoding)
@@ -185,7 +184,7 @@ def _check_thresholds(thresholds, model) -> Thresholds | None:
     return thresholds
 
 
-def _check_quantization(model, points) -> Classifier:
+def _check_quantization(model, points) -> Network:
     """Returns the network to export, with packed weights where possible."""
     scheme = model.scheme
     if scheme is None:

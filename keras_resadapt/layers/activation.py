@@ -1,4 +1,4 @@
-"""Where a network's values pass from one layer to the next."""
+"""Activations, which keep NaN in training."""
 
 from collections.abc import Callable
 
@@ -7,52 +7,58 @@ import keras
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class Activation(keras.layers.Layer):
-    """An activation after which convolutions may follow.
+    """The activation before a convolution or after a sum.
+
+    In training it passes NaN on, so that the loss shows it.
 
     Args:
-        function: `"relu"`, `"relu6"`, or None to change nothing.
-        quantizer: A layer that rounds the result to few values, with the
-            parts of the operating point in its `depends_on`; None for none.
+        function: `"relu"`, `"relu6"`, another name of `keras.activations` or a
+            function; None to change nothing.
 
     Call arguments:
         inputs: Tensor of any shape.
-        point: The operating point, where there is a quantizer.
     """
 
-    def __init__(
-        self,
-        function: str | Callable | None = None,
-        quantizer: keras.layers.Layer | None = None,
-        **kwargs,
-    ):
+    def __init__(self, function: str | Callable | None = None, **kwargs):
         super().__init__(**kwargs)
         self.function = keras.activations.get(function)
-        self.quantizer = quantizer
-        if quantizer is not None:
-            self.depends_on = ("point",)
-
-    def build(self, input_shape):
-        if self.quantizer is not None:
-            self.quantizer.build(input_shape)
         self.built = True
 
-    def call(self, inputs, point=None):
-        outputs = self.function(inputs)
-        if self.quantizer is not None:
-            outputs = point.call(self.quantizer, outputs)
-        return outputs
+    def call(self, inputs, training=None):
+        if (
+            training
+            and self.function is keras.activations.relu
+            and keras.backend.backend() == "tensorflow"
+        ):
+            return relu_of_nan(inputs)
+        return self.function(inputs)
 
-    def compute_output_spec(self, inputs, point=None):
+    def compute_output_spec(self, inputs, training=None):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self):
         return {
             **super().get_config(),
             "function": keras.activations.serialize(self.function),
-            "quantizer": keras.saving.serialize_keras_object(self.quantizer),
         }
 
-    @classmethod
-    def from_config(cls, config):
-        quantizer = keras.saving.deserialize_keras_object(config["quantizer"])
-        return cls(**{**config, "quantizer": quantizer})
+
+def relu_of_nan(inputs):
+    """Returns `relu(inputs)`, and NaN where the inputs are NaN.
+
+    TensorFlow merges a ReLU into the BatchNormalization or the bias before it,
+    and oneDNN's merged kernel returns 0 for NaN. A maximum is not merged.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def relu(x):
+        outputs = tf.maximum(x, tf.zeros((), x.dtype))
+
+        def gradient(upstream):
+            # That of a maximum compares and selects, which takes longer.
+            return tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
+
+        return outputs, gradient
+
+    return relu(inputs)

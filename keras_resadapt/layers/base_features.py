@@ -9,17 +9,17 @@ from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
 
 
 class BaseFeatures(Block):
-    """A chain of 3x3 `ConvBlock`s, each of which gives a base feature.
+    """A chain of 3x3 `ConvBlock`s, each of which returns one base feature.
 
     RANet's "Initial layer" (section 3.3.1) and MSDNet's first layer.
 
     Args:
         filters: Channels of each base feature, the finest first.
         strides: Stride of each convolution after the first.
-        stem: What gives the first: `"cifar"` is a 3x3 `ConvBlock` of stride 1,
-            `"imagenet"` a 7x7 one of stride 2, with a bias, and a max pooling
-            of stride 2.
-        layers: The layers to build it from.
+        stem: The layers before the first base feature: `"cifar"` is a 3x3
+            `ConvBlock` of stride 1, `"imagenet"` a 7x7 one of stride 2 with a
+            bias, and a max pooling of stride 2.
+        layers: Constructors of its layers.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, 3).

@@ -1,4 +1,4 @@
-"""Blocks of layers, and the layers to make them of."""
+"""Blocks of layers, and the constructors of their layers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,20 +18,23 @@ def _activation(function=None, non_negative=False, **kwargs) -> Activation:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSet:
-    """The constructors that make one architecture serve every variant.
+    """The constructors with which one architecture serves every variant.
 
     A variant (switchable, slimmable, quantized, ...) is a `LayerSet` in which
-    some of them are replaced. Each takes the arguments of its default.
+    some constructors are replaced. Each takes the arguments of its default.
 
     Attributes:
-        conv, depthwise, norm: The constructors.
-        dense: Likewise, of the classifiers, which are the last layers.
-        activation: Makes what ends in the input of convolutions, of the name
-            of a function; `non_negative` says that nothing below 0 goes in.
-        junction: Makes what other values go through that are computed with:
-            summands, or what is concatenated.
-        first_conv: As `conv`, for the convolution that takes the images; None
-            for no difference.
+        conv: Constructor of convolutions.
+        depthwise: Constructor of depthwise convolutions.
+        norm: Constructor of normalizations.
+        dense: Constructor of the dense layers of classifiers.
+        activation: Constructor of the layers before convolutions, from the
+            name of a function. `non_negative` states that their inputs have no
+            values below 0.
+        junction: Constructor of the layers before other computations: sums and
+            concatenations.
+        first_conv: Constructor of the convolution that takes the images; None
+            for `conv`.
         slimmable: Whether `conv` also takes `ratio`.
     """
 
@@ -45,16 +48,25 @@ class LayerSet:
     slimmable: bool = False
 
     def first(self) -> "LayerSet":
-        """What the first convolution is made of."""
+        """Returns the constructors for the layers that take the images."""
         return dataclasses.replace(self, conv=self.first_conv or self.conv)
 
     def before_join(self) -> "LayerSet":
-        """For what ends in a concatenation, which is rounded as a whole."""
+        """Returns the constructors for layers that end in a concatenation.
+
+        A quantized network rounds the concatenation as a whole, and not its
+        parts.
+        """
         return dataclasses.replace(self, activation=_activation)
 
     def scaled_conv(self, *args, ratio: float | None, **kwargs) -> keras.layers.Layer:
-        """A `conv` whose channels a width rounds in units of `ratio`, where
-        there are widths; see `layers.slim_channels`."""
+        """Returns a `conv`; a slimmable one rounds its channels by `ratio`.
+
+        Args:
+            *args: Arguments of `conv`.
+            ratio: Unit of the rounding; see `layers.slim_channels`.
+            **kwargs: Keyword arguments of `conv`.
+        """
         if self.slimmable:
             kwargs["ratio"] = ratio
         return self.conv(*args, **kwargs)
@@ -64,7 +76,8 @@ class Block(keras.layers.Layer):
     """Layers that are called with an operating point.
 
     Subclasses create their layers in the constructor and call each through
-    `point.call(layer, x)`.
+    `point.call(layer, x)`. They are part of a model whose configuration
+    creates them, and have no configuration of their own.
     """
 
     def build(self, input_shape):

@@ -3,28 +3,12 @@
 import keras
 
 from keras_resadapt.layers.block import Block, LayerSet
-from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.layers.folding import conv_norm
 
-# Normal, variance 2 / (kernel area x output channels).
+# Normal distribution of variance 2 / (kernel area x output channels)
 HE_NORMAL_FAN_OUT = keras.initializers.VarianceScaling(
     2.0, mode="fan_out", distribution="untruncated_normal"
 )
-
-
-def conv_norm(conv, norm, inputs, point: OperatingPoint, training):
-    """`norm(conv(inputs))`; in inference as one convolution.
-
-    Args:
-        conv: A convolution without an activation.
-        norm: The normalization after it.
-        inputs: Tensor of shape (batch, height, width, channels).
-        point: The operating point.
-        training: Whether the statistics are those of the batch.
-    """
-    if training or not norm.built or not hasattr(norm, "affine"):
-        return point.call(norm, point.call(conv, inputs))
-    scale, offset = point.affine(norm)
-    return point.call(conv, inputs, scale=scale, offset=offset)
 
 
 class ConvBlock(Block):
@@ -34,11 +18,12 @@ class ConvBlock(Block):
         filters: Number of output channels.
         kernel_size: Odd integer.
         strides: Integer.
-        layers: The layers to build it from.
+        layers: Constructors of its layers.
         activation: Name of the activation, `"relu"` or `"relu6"`.
         use_bias: Whether the convolution has a bias.
-        kernel_initializer: Of the convolution.
-        ratio: In a slimmable network; see `layers.slim_channels`.
+        kernel_initializer: Initializer of the convolution's kernel.
+        ratio: Unit of the rounding in a slimmable network; see
+            `layers.slim_channels`.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).

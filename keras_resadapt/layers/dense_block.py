@@ -1,4 +1,4 @@
-"""Dense blocks: every layer's output is concatenated to its input."""
+"""Dense blocks, in which each layer's output is concatenated to its input."""
 
 import math
 
@@ -19,9 +19,9 @@ class BottleneckConv(Block):
         filters: Channels of the output.
         bottleneck_factor: The 1x1 convolution has this many times `filters`
             channels, but no more than the input.
-        strides: Of the 3x3 convolution.
-        layers: The layers to build it from.
-        kernel_initializer: Of both convolutions.
+        strides: Stride of the 3x3 convolution.
+        layers: Constructors of its layers.
+        kernel_initializer: Initializer of both kernels.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, in_channels).
@@ -69,11 +69,11 @@ class DenseBlock(Block):
     Args:
         in_channels: Channels of the input.
         num_layers: Number of layers F_i.
-        growth_rate: Channels that each adds.
+        growth_rate: Channels that each layer adds.
         bottleneck_factor: See `BottleneckConv`.
-        reduction: Channels after the transition as a share of those before;
-            None for no transition.
-        layers: The layers to build it from.
+        reduction: Channels after the transition as a share of the channels
+            before it; None for no transition.
+        layers: Constructors of its layers.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, in_channels).

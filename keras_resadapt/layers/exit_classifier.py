@@ -6,7 +6,7 @@ from keras import ops
 from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT, ConvBlock
 
-# Uniform in +-1 / sqrt(fan_in), PyTorch's own initialization.
+# Uniform in +-1 / sqrt(fan_in), as in PyTorch
 UNIFORM_FAN_IN = keras.initializers.VarianceScaling(
     1 / 3, mode="fan_in", distribution="uniform"
 )
@@ -15,15 +15,15 @@ UNIFORM_FAN_IN = keras.initializers.VarianceScaling(
 class ExitClassifier(Block):
     """Two 3x3 `ConvBlock`s of stride 2, pooling, a dense layer.
 
-    The classifier of MSDNet and RANet. It takes features of at least
-    `MIN_SIZE` pixels.
+    The classifier of MSDNet and RANet, for features of at least `MIN_SIZE`
+    pixels in height and width.
 
     Args:
         filters: Channels of the convolutions.
         num_classes: Number of classes.
-        layers: The layers to build it from.
-        kernel_initializer: Of the convolutions.
-        bias_initializer: Of the dense layer's bias.
+        layers: Constructors of its layers.
+        kernel_initializer: Initializer of the convolutions' kernels.
+        bias_initializer: Initializer of the dense layer's bias.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).
@@ -33,7 +33,7 @@ class ExitClassifier(Block):
         float32 logits of shape (batch, classes).
     """
 
-    MIN_SIZE = 5  # so that at least 2 x 2 pixels are left to pool
+    MIN_SIZE = 5  # at least 2 x 2 pixels are left to pool
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""RANet's fusion of a sub-network's features with the coarser one's."""
+"""RANet's fusion of a sub-network's features with coarser features."""
 
 import math
 from collections.abc import Sequence
@@ -8,34 +8,35 @@ from keras import ops
 from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.conv_block import ConvBlock
 from keras_resadapt.layers.dense_block import BottleneckConv
-from keras_resadapt.layers.resize import resize_to_corners
+from keras_resadapt.layers.resize import resize_to_corners, spatial_size
 
 
 class FusionBlock(Block):
-    """A dense block that also takes in the coarser sub-network's features.
+    """A dense block that also takes the features of the coarser sub-network.
 
-    With `c` the compress factor, `low_i` the x_i of the coarser sub-network's
-    block and `u` bilinear resizing to the size of F_i's output (RANet,
-    section 3.3.2, figures 3b and 3c):
+    Let `c` be the compress factor, `low_i` the x_i of the coarser sub-network's
+    block, and `u` bilinear resizing to the size of F_i's output. Then (RANet,
+    section 3.3.2, figures 3b and 3c)
 
         x_i = [u(x_{i-1}), u(G_i(low_{i-1})), F_i(x_{i-1})]
         y = [x_n, u(H(low_n))]
 
-    F_i gives a share 1 - c of the growth rate, G_i a share c; H, a 1x1
-    `ConvBlock`, gives c times the channels of x_n. With `downsample` the last
-    F_i has stride 2. A block may end with a transition, as a `DenseBlock`.
+    F_i adds a share 1 - c of the growth rate and G_i a share c. H is a 1x1
+    `ConvBlock` with c times the channels of x_n. With `downsample`, the last
+    F_i has stride 2. A block may end with a transition, like a `DenseBlock`.
 
     Args:
         in_channels: Channels of the input.
-        low_channels: Channels of each `low_i`, one more than layers.
+        low_channels: Channels of each `low_i`, one more than the number of
+            layers.
         growth_rate: Channels that each layer adds.
-        bottleneck_factor: Of F; see `BottleneckConv`.
-        low_bottleneck_factor: Of G.
+        bottleneck_factor: Bottleneck factor of F; see `BottleneckConv`.
+        low_bottleneck_factor: Bottleneck factor of G.
         compress_factor: c, in [0, 1].
         downsample: Whether the block halves the resolution.
-        reduction: Channels after the transition as a share of those before;
-            None for no transition.
-        layers: The layers to build it from.
+        reduction: Channels after the transition as a share of the channels
+            before it; None for no transition.
+        layers: Constructors of its layers.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, in_channels).
@@ -106,7 +107,7 @@ class FusionBlock(Block):
         for conv, up, coarse, join in zip(self.convs, self.ups, low, self.joins):
             x = outputs[-1]
             new = conv(x, point=point)
-            size = new.shape[1:3]
+            size = spatial_size(new)
             x = ops.concatenate(
                 [
                     resize_to_corners(x, size),
@@ -117,7 +118,8 @@ class FusionBlock(Block):
             )
             outputs.append(point.call(join, x))
         x = outputs[-1]
-        last = resize_to_corners(self.last(low[-1], point=point), x.shape[1:3])
+        last = self.last(low[-1], point=point)
+        last = resize_to_corners(last, spatial_size(x))
         x = ops.concatenate([x, last], axis=-1)
         x = point.call(self.joins[-1], x)
         if self.transition is not None:

@@ -1,8 +1,9 @@
-"""MSNet's sum of a network's features and a coarser network's."""
+"""MSNet's sum of features at two resolutions."""
 
 import keras
 from keras import ops
 
+from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.resize import resize_bilinear
 
 UPSAMPLINGS = ("nearest", "bilinear")
@@ -12,24 +13,24 @@ UPSAMPLINGS = ("nearest", "bilinear")
 class HighFrequencyResidual(keras.layers.Layer):
     """Adds the upsampled features of a network at a lower resolution.
 
-    With x_L and x_H the inputs of a stage of the low- and the high-resolution
-    network, L and H the two stages, and u the upsampling, a low-pass filter
-    (MSNet, equations 1 and 2):
+    Let x_L and x_H be the inputs of a stage L of the low-resolution network and
+    of the same stage H of the high-resolution network, and u the upsampling, a
+    low-pass filter. Then (MSNet, equations 1 and 2)
 
         y_L = L(x_L)
         y_H = H(x_H) + u(y_L)
 
-    so that H is left to learn the high frequencies. This layer is the second
-    equation's sum. It has no weights and no multiply-adds.
+    so that H learns the high frequencies. This layer computes the sum in the
+    second equation. It has no weights and no multiply-adds.
 
-    u makes y_L `scale` times as high and wide. Where that is not the size of
-    H(x_H), because a stage rounded an odd size up or down, rows and columns
-    are cropped or zeros are added (MSNet, section 4.2.3), at the bottom and
-    on the right: strided layers keep the top left corners aligned.
+    u makes y_L `scale` times as high and wide. If a stage rounded an odd size,
+    the result can differ from the size of H(x_H). Then rows and columns are
+    cropped, or zeros are added, at the bottom and on the right (MSNet, section
+    4.2.3): strided layers keep the top left corners aligned.
 
     Args:
-        scale: Pixels of x_H for each of x_L, along an axis; an integer.
-        upsampling: `"nearest"`, or `"bilinear"`, for square features.
+        scale: Ratio of the two resolutions, a positive integer.
+        upsampling: `"nearest"` or `"bilinear"`.
 
     Call arguments:
         inputs: H(x_H), tensor of shape (batch, height, width, channels).
@@ -45,16 +46,12 @@ class HighFrequencyResidual(keras.layers.Layer):
 
     def __init__(self, scale: int = 2, upsampling: str = "nearest", **kwargs):
         super().__init__(**kwargs)
-        if not hasattr(scale, "__index__") or scale < 1:
-            raise ValueError(
-                f"`scale` must be a positive integer. Received: scale={scale!r}"
-            )
         if upsampling not in UPSAMPLINGS:
             raise ValueError(
                 f"`upsampling` must be one of {UPSAMPLINGS}. "
                 f"Received: upsampling={upsampling!r}"
             )
-        self.scale = int(scale)
+        self.scale = as_int("scale", scale)
         self.upsampling = upsampling
 
     def build(self, input_shape):
@@ -65,8 +62,9 @@ class HighFrequencyResidual(keras.layers.Layer):
 
     def _upsample(self, low):
         if self.upsampling == "bilinear":
-            return resize_bilinear(low, self.scale * low.shape[1])
-        # Unlike the backends' own resizing, this compiles everywhere.
+            _, height, width, _ = low.shape
+            return resize_bilinear(low, (self.scale * height, self.scale * width))
+        # Unlike the backends' own resizing, every backend compiles this.
         for axis in (1, 2):
             low = ops.repeat(low, self.scale, axis=axis)
         return low
@@ -83,10 +81,10 @@ class HighFrequencyResidual(keras.layers.Layer):
 
 
 def _fit(features, size):
-    """Crops features, or adds zeros, at the bottom and on the right."""
+    """Crops features or adds zeros, at the bottom and on the right."""
     height, width = size
     features = features[:, :height, :width]
-    missing = [(0, wanted - got) for wanted, got in zip(size, features.shape[1:3])]
+    missing = [(0, new - old) for new, old in zip(size, features.shape[1:3])]
     if any(after for _, after in missing):
         features = ops.pad(features, [(0, 0), *missing, (0, 0)])
     return features

@@ -1,4 +1,4 @@
-"""Max pooling that pads as the published networks do."""
+"""Max pooling with the padding of the published networks."""
 
 import keras
 from keras import ops
@@ -6,9 +6,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class PaddedMaxPooling2D(keras.layers.MaxPooling2D):
-    """3x3 max pooling of stride 2, one pixel of zeros on every side.
+    """3x3 max pooling of stride 2, padded with one pixel of zeros on every side.
 
-    For what comes out of a ReLU, where zeros pool as minus infinity would.
+    The inputs must not be negative, as the outputs of a ReLU are: only then do
+    zeros pool like minus infinity.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).

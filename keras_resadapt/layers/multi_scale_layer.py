@@ -12,22 +12,22 @@ from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 class MultiScaleLayer(Block):
     """`y_s = [x_s, D_s(x_{s-1}), F_s(x_s)]`, at each scale s.
 
-    D_s is a strided `BottleneckConv` from the next finer scale, F_s one of
-    stride 1; each gives half of what the layer adds. The finest scale has no
-    D_s, unless the layer drops the scale above it.
+    D_s is a strided `BottleneckConv` from the next finer scale, and F_s a
+    `BottleneckConv` of stride 1. Each adds half of the new channels. The finest
+    scale has no D_s, unless the layer drops the scale above it.
 
     Args:
         channels: Channels of each input scale, the finest first.
-        growth: Channels that are added to each output scale; the output
-            scales are the last of the input's.
-        bottleneck_factors: A factor an input scale.
-        layers: The layers to build it from.
+        growth: Channels that are added to each output scale. The output
+            scales are the coarsest of the input scales.
+        bottleneck_factors: One factor per input scale.
+        layers: Constructors of its layers.
 
     Call arguments:
         inputs: List of tensors, the finest first.
         point: The operating point.
-        num_scales: How many of the coarsest scales to compute; by default
-            all. The finer ones may then be missing from `inputs`.
+        num_scales: Number of scales to compute, from the coarsest; all by
+            default. Finer scales may then be missing from `inputs`.
 
     Returns:
         The list of y_s, the finest first.

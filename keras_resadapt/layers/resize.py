@@ -1,6 +1,7 @@
 """Bilinear resizing as two small matrix products.
 
-Every backend compiles them, which is not so of their own resizing.
+Every backend compiles matrix products, which is not true of the backends' own
+resizing.
 """
 
 import functools
@@ -9,91 +10,113 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_resadapt.layers.arguments import as_pair
+
 
 @functools.cache
 def _bilinear_matrix(size: int, new_size: int) -> np.ndarray:
-    """Weights of shape (new_size, size) of antialiased bilinear resizing.
+    """Returns the weights of antialiased bilinear resizing.
 
-    A triangle filter around every output pixel's centre, stretched by the
-    scale when the image shrinks, each row normalized to sum to one.
+    A triangle filter around the centre of every output pixel, stretched by the
+    scale when the image shrinks, with each row normalized to a sum of one. The
+    shape is (new_size, size).
     """
     scale = size / new_size
     centre = (np.arange(new_size)[:, None] + 0.5) * scale
     distance = np.abs(np.arange(size)[None] + 0.5 - centre) / max(scale, 1.0)
     weights = np.maximum(0.0, 1.0 - distance)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights.astype("float32")
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
-def resize_bilinear(images, new_size: int):
-    """Resizes square images, antialiased when they shrink.
+def resize_bilinear(images, new_size: int | tuple[int, int]):
+    """Resizes images bilinearly, antialiased when they shrink.
 
-    The same function as `tf.image.resize(..., antialias=True)` and as the
-    bilinear resizing of Pillow, as two small matrix products, which every
-    backend compiles (TensorFlow's own antialiased resizing does not).
+    It computes the same function as `tf.image.resize(..., antialias=True)` and
+    as the bilinear resizing of Pillow.
 
     Args:
-        images: Float tensor of shape (batch, size, size, channels).
-        new_size: Height and width of the result, in pixels.
+        images: Float tensor of shape (batch, height, width, channels), of
+            known height and width.
+        new_size: New height and width in pixels; one integer means both.
 
     Returns:
-        A tensor of shape (batch, new_size, new_size, channels).
+        A tensor of shape (batch, new_height, new_width, channels).
+
+    Raises:
+        ValueError: If `new_size` is not positive, or the height or the width
+            of the images is unknown.
     """
-    size = images.shape[1]
-    if size == new_size:
-        return images
-    weights = _bilinear_matrix(size, new_size)
-    return _resize(images, weights, weights)
+    new_size = as_pair("new_size", new_size)
+    size = tuple(images.shape[1:3])
+    if None in size:
+        raise ValueError(
+            "`images` must have a known height and width. Received: images of "
+            f"shape {tuple(images.shape)}"
+        )
+    return _resize(images, new_size, _bilinear_matrix)
 
 
 @functools.cache
 def _corner_matrix(size: int, new_size: int) -> np.ndarray:
-    """Weights of shape (new_size, size) of linear interpolation between the
-    centres of the pixels in the corners."""
+    """Returns the weights of linear interpolation that keeps the end points.
+
+    The centres of the first and of the last pixel stay where they are. The
+    shape is (new_size, size).
+    """
     position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
     distance = np.abs(np.arange(size)[None] - position[:, None])
-    return np.maximum(0.0, 1.0 - distance).astype("float32")
+    return np.maximum(0.0, 1.0 - distance)
 
 
-def resize_to_corners(features, new_size: tuple[int, int]):
-    """Bilinear interpolation in which corners stay corners, not antialiased.
+def resize_to_corners(features, new_size):
+    """Interpolates bilinearly so that corners stay corners, not antialiased.
 
-    PyTorch's `interpolate(mode="bilinear", align_corners=True)`, which RANet
-    uses in both directions.
+    It computes PyTorch's `interpolate(mode="bilinear", align_corners=True)`,
+    which RANet uses in both directions.
 
     Args:
-        features: Float tensor of shape (batch, height, width, channels).
-        new_size: New height and width; on TensorFlow, also scalar tensors.
+        features: Float tensor of shape (batch, height, width, channels). On
+            TensorFlow, height and width may be unknown.
+        new_size: New height and width in pixels. On TensorFlow, they may be
+            scalar tensors.
+
+    Returns:
+        A tensor of shape (batch, new_height, new_width, channels) and of the
+        dtype of `features`.
     """
     size, new_size = tuple(features.shape[1:3]), tuple(new_size)
-    known = all(isinstance(s, int) for s in new_size)
+    known = all(hasattr(s, "__index__") for s in new_size)
     if known and size == new_size:
         return features
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Several times as fast as the matrices. The newer
-        # `tf.image.resize` cannot keep the corners.
+        # Several times as fast as the matrices. The newer `tf.image.resize`
+        # has no `align_corners`.
         resized = tf.raw_ops.ResizeBilinear(
             images=features, size=new_size, align_corners=True
         )
         return tf.cast(resized, features.dtype)
-    return _resize(
-        features,
-        _corner_matrix(size[0], new_size[0]),
-        _corner_matrix(size[1], new_size[1]),
-    )
+    return _resize(features, new_size, _corner_matrix)
 
 
-def _resize(images, row_weights: np.ndarray, column_weights: np.ndarray):
-    rows, columns = (
-        ops.convert_to_tensor(weights, dtype=images.dtype)
-        for weights in (row_weights, column_weights)
-    )
-    _, height, width, channels = images.shape
+def spatial_size(features) -> tuple:
+    """Returns height and width, tensors where they are unknown."""
+    return tuple(ops.shape(features)[1:3])
+
+
+def _resize(images, new_size, matrix):
+    """Multiplies rows and columns by `matrix(size, new_size)`."""
+    height, width = images.shape[1:3]
+    channels = images.shape[3]
+    new_height, new_width = new_size
     # Not `einsum`, which transposes.
-    images = ops.reshape(images, (-1, height, width * channels))
-    images = ops.matmul(rows, images)
-    images = ops.reshape(images, (-1, width, channels))
-    images = ops.matmul(columns, images)
-    return ops.reshape(images, (-1, len(row_weights), len(column_weights), channels))
+    if new_height != height:
+        rows = ops.convert_to_tensor(matrix(height, new_height), dtype=images.dtype)
+        images = ops.reshape(images, (-1, height, width * channels))
+        images = ops.matmul(rows, images)
+    if new_width != width:
+        columns = ops.convert_to_tensor(matrix(width, new_width), dtype=images.dtype)
+        images = ops.reshape(images, (-1, width, channels))
+        images = ops.matmul(columns, images)
+    return ops.reshape(images, (-1, new_height, new_width, channels))

@@ -1,35 +1,39 @@
-"""Layers that run with the first of their channels only."""
+"""Layers that run with their first channels only."""
 
 import keras
 from keras import ops
 
+from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_resadapt.layers.dense import Dense
+from keras_resadapt.layers.few_channels import pad_channels
 from keras_resadapt.points.operating_point import DrawnWidth
 
 
 def make_divisible(channels: float, divisor: int = 8, min_value: int = 8) -> int:
-    """The multiple of `divisor` nearest to `channels`, never below 90 % of it.
+    """Returns the multiple of `divisor` nearest to `channels`.
+
+    The result is never below 90 % of `channels`.
 
     Args:
         channels: Number of channels.
         divisor: Positive integer.
-        min_value: The least result: MobileNets have 8, slimmable networks 1
-            (with which fewer than 4 channels give 1 or 9).
+        min_value: Smallest result. MobileNets use 8, slimmable networks 1,
+            with which fewer than 4 channels give 1 or 9.
     """
     rounded = max(min_value, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def slim_channels(filters: int, width, ratio: float | None = 1.0):
-    """How many of a layer's channels a width has.
+    """Returns the number of channels that a layer has at a width.
 
     Args:
-        filters: Channels of the layer at width 1.
-        width: Width multiplier: a float, or a `DrawnWidth`.
-        ratio: Channels in units of which the width is rounded: a bottleneck's
-            inner convolutions keep their ratio to its outer ones. None for a
-            layer that has `filters` channels at every width.
+        filters: Number of channels of the layer at width 1.
+        width: Width multiplier, a float or a `DrawnWidth`.
+        ratio: Unit of the rounding, in channels: the inner convolutions of a
+            bottleneck keep their ratio to the outer ones. None for a layer
+            that has `filters` channels at every width.
 
     Returns:
         An int, or an int32 scalar tensor for a drawn width.
@@ -38,7 +42,7 @@ def slim_channels(filters: int, width, ratio: float | None = 1.0):
         return filters
     if not isinstance(width, DrawnWidth):
         return int(make_divisible(filters * width / ratio, min_value=1) * ratio)
-    # The same in double precision, so that both round alike.
+    # Also in double precision, so that both branches round equally.
     channels = filters * width.value / ratio
     rounded = ops.maximum(1.0, ops.floor((channels + 4.0) / 8.0) * 8.0)
     rounded = ops.where(rounded < 0.9 * channels, rounded + 8.0, rounded)
@@ -46,13 +50,13 @@ def slim_channels(filters: int, width, ratio: float | None = 1.0):
 
 
 def channels_of(inputs):
-    """The number of channels: an int where it is known."""
+    """Returns the number of channels: an int where it is known."""
     known = inputs.shape[-1]
     return ops.shape(inputs)[-1] if known is None else known
 
 
 def first_channels(weights, *channels):
-    """The first channels of the last axes, `weights[..., :c1, :c2]`."""
+    """Returns the first channels of the last axes, `weights[..., :c1, :c2]`."""
     known = all(isinstance(c, int) for c in channels)
     if known and channels == tuple(weights.shape[-len(channels) :]):
         return weights  # the gradient of a slice is a copy
@@ -60,7 +64,7 @@ def first_channels(weights, *channels):
 
 
 class _AnyInputChannels:
-    """Takes any number of input channels up to that it was built with."""
+    """Accepts any number of input channels up to the number it was built with."""
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -69,11 +73,11 @@ class _AnyInputChannels:
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SlimmableConv2D(_AnyInputChannels, Conv2D):
-    """A convolution of which a width uses the first channels.
+    """A convolution that uses its first channels at a width.
 
-    It slices its kernel: input channels are those that come in, output
-    channels those of the width. A width thus costs what its multiply-adds say
-    (MutualNet, section 3.2: `W_{0:w}`).
+    It slices its kernel. The number of input channels is that of the inputs,
+    the number of output channels follows from the width. A width thus costs
+    what its multiply-adds say (MutualNet, section 3.2: `W_{0:w}`).
 
     Args:
         filters: Number of output channels at width 1.
@@ -85,6 +89,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).
         width: Width multiplier, up to `max_width`.
+        scale, offset: As for `Conv2D`.
     """
 
     depends_on = ("width",)
@@ -97,32 +102,48 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
         ratio: float | None = 1.0,
         **kwargs,
     ):
+        filters = as_int("filters", filters)
+        max_width = float(max_width)
+        ratio = None if ratio is None else float(ratio)
         super().__init__(
             slim_channels(filters, max_width, ratio), kernel_size, **kwargs
         )
+        if self.groups > 1:
+            raise ValueError(
+                f"`groups` must be 1 in a slimmable layer. Received: {self.groups}"
+            )
         self.filters_at_width_1 = filters
         self.max_width = max_width
         self.ratio = ratio
 
     def channels(self, width):
-        """Output channels at a width: rounded, but no more than there are."""
+        """Returns the number of output channels at a width, rounded.
+
+        It is at most the number of channels that have weights.
+        """
         channels = slim_channels(self.filters_at_width_1, width, self.ratio)
         if isinstance(channels, int):
             return min(channels, self.filters)
         return ops.minimum(channels, self.filters)
 
-    def call(self, inputs, width, scale=None, offset=None, point=None):
+    def call(self, inputs, width, scale=None, offset=None):
+        return self.convolve(inputs, *self.weights_for(inputs, width), scale, offset)
+
+    def weights_for(self, inputs, width):
+        """The slices of the kernel and of the bias (or None) at a width."""
+        kernel, bias = super().weights_for(inputs)
         out_channels = self.channels(width)
-        kernel = first_channels(self.whole_kernel(), channels_of(inputs), out_channels)
-        bias = first_channels(self.bias, out_channels) if self.use_bias else None
-        return self.convolve(inputs, kernel, bias, scale, offset, point)
+        kernel = first_channels(kernel, channels_of(inputs), out_channels)
+        return kernel, None if bias is None else first_channels(bias, out_channels)
 
-    def _missing_channels(self, inputs):
-        if inputs.shape[-1] is None and self._kernel_shape[2] <= 64:
-            return ops.maximum(8 - ops.shape(inputs)[-1], 0)
-        return super()._missing_channels(inputs)
+    def pad_channels(self, inputs, kernel):
+        return pad_channels(inputs, kernel, most=self.max_input_channels)
 
-    def compute_output_spec(self, inputs, width, scale=None, offset=None, point=None):
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.max_input_channels = input_shape[-1]
+
+    def compute_output_spec(self, inputs, width, scale=None, offset=None):
         shape = self.compute_output_shape(inputs.shape)
         return keras.KerasTensor(
             (*shape[:-1], self.channels(width)), dtype=self.compute_dtype
@@ -139,17 +160,29 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SlimmableDepthwiseConv2D(_AnyInputChannels, DepthwiseConv2D):
-    """A depthwise convolution of as many channels as come in."""
+    """A depthwise convolution with as many channels as its inputs have.
 
-    def call(self, inputs, scale=None, offset=None, point=None):
-        kernel = first_channels(self.whole_kernel(), channels_of(inputs), 1)
-        return self.convolve(inputs, kernel, None, scale, offset, point)
+    Args:
+        kernel_size: Odd integer.
+        **kwargs: As for `DepthwiseConv2D`.
+    """
+
+    def weights_for(self, inputs):
+        kernel, bias = super().weights_for(inputs)
+        kernel = first_channels(kernel, channels_of(inputs), self.depth_multiplier)
+        if bias is not None:
+            bias = first_channels(bias, channels_of(inputs) * self.depth_multiplier)
+        return kernel, bias
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SlimmableDense(_AnyInputChannels, Dense):
-    """A dense layer over as many features as come in."""
+    """A dense layer over as many features as its inputs have.
 
-    def product(self, inputs, kernel):
-        kernel = first_channels(kernel, channels_of(inputs), self.units)
-        return super().product(inputs, kernel)
+    Args:
+        units: Number of outputs.
+        **kwargs: As for `Dense`.
+    """
+
+    def kernel_for(self, inputs):
+        return first_channels(self.kernel, channels_of(inputs), self.units)

@@ -1,7 +1,8 @@
-"""BatchNormalization of the first channels, with statistics a point."""
+"""BatchNormalization of the first channels, with statistics per point."""
 
 import keras
 
+from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.batch_normalization import (
     BatchNormalization,
     affine,
@@ -14,27 +15,26 @@ from keras_resadapt.points.operating_point import OperatingPoint
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SlimmableBatchNormalization(PointVariables, BatchNormalization):
-    """Scale and bias of the first channels, mean and variance of each point.
+    """Shared scale and bias, and a mean and variance per operating point.
 
-    All widths share `gamma` and `beta`, as far as they reach. Statistics are
-    another matter: each operating point has its own, computed after training
-    (MutualNet, section 3.1, "Post-Statistics"); see
-    `inference.calibrate_batch_norm`. While training, running ones are kept
-    for the full network alone.
+    All widths use the first channels of the same `gamma` and `beta`. Each
+    operating point has its own statistics, computed after training (MutualNet,
+    section 3.1, "Post-Statistics"); see `inference.calibrate_batch_norm`.
+    During training, running statistics are kept for the full network alone.
 
     Args:
-        full_resolution: Of the full network, in pixels.
-        full_width: Its width multiplier, the largest.
+        full_resolution: Resolution of the full network, in pixels.
+        full_width: Width multiplier of the full network, the largest one.
         **kwargs: As for `BatchNormalization`.
 
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).
-        resolution, width: Of the operating point.
-        training: Normalize with the statistics of the batch. A layer with
-            `trainable=False` does so in the sub-networks only.
+        resolution, width: Axes of the operating point.
+        training: Whether to normalize with the statistics of the batch. A
+            layer with `trainable=False` does so in the sub-networks only.
 
     Raises:
-        ValueError: Not in training, at a point without statistics.
+        ValueError: In inference, at a point without statistics.
     """
 
     depends_on = ("resolution", "width")
@@ -43,12 +43,12 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
 
     def __init__(self, full_resolution: int, full_width: float, **kwargs):
         super().__init__(**kwargs)
-        self.full_resolution = full_resolution
-        self.full_width = full_width
-        self.of_points = {}  # mean and variance
+        self.full_resolution = as_int("full_resolution", full_resolution)
+        self.full_width = float(full_width)
+        self.of_points = {}  # (mean, variance) by point
 
     def add_statistics(self, resolution, width, channels: int) -> None:
-        """Makes room for those of one more point; NaN until they are set."""
+        """Adds statistics of one more point, NaN until they are set."""
         prefix = OperatingPoint(resolution, width).name
         with self.adding_to(resolution, width) as key:
             self.of_points[key] = tuple(
@@ -57,6 +57,7 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
                     name=f"{prefix}_{vector}",
                     initializer=keras.initializers.Constant(float("nan")),
                     trainable=False,
+                    dtype=self.vector_dtype,
                     autocast=False,
                 )
                 for vector in ("mean", "variance")
@@ -72,7 +73,7 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
         return outputs
 
     def affine(self, resolution, width):
-        """The scale and offset of each channel in inference."""
+        """Returns the scale and offset of each channel in inference."""
         mean, variance = self.statistics(resolution, width)
         channels = mean.shape[0]
         return affine(
@@ -84,17 +85,17 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
         )
 
     def statistics(self, resolution, width):
-        """The mean and variance variables of a point."""
+        """Returns the mean and variance variables of a point."""
         if self.is_full(resolution, width):
             return self.moving_mean, self.moving_variance
         return self.at_point(resolution, width)
 
     def normalize_by_batch(self, inputs, **axes):
+        """Normalizes by the batch; see `BatchNormalization`."""
         channels = channels_of(inputs)
-        return super().normalize_by_batch(
-            inputs,
-            first_channels(self.gamma, channels),
-            first_channels(self.beta, channels),
+        vectors = (self.gamma, self.beta, self.moving_mean)
+        return self.normalize_with(
+            inputs, *(first_channels(vector, channels) for vector in vectors)
         )
 
     def named_variables(self):

@@ -1,10 +1,12 @@
-"""One BatchNormalization a resolution, everything else shared."""
+"""One BatchNormalization per resolution, with everything else shared."""
 
 import operator
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
+from keras_resadapt.layers.arguments import as_share
 from keras_resadapt.layers.batch_normalization import (
     BatchNormalization,
     affine,
@@ -12,36 +14,45 @@ from keras_resadapt.layers.batch_normalization import (
 )
 
 
-def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
-    """Returns the resolutions, the largest first, or says what is wrong."""
-    if hasattr(resolutions, "__index__"):
-        resolutions = (resolutions,)
-    resolutions = tuple(resolutions)
-    if not resolutions:
+def check_resolutions(resolutions: Sequence[int] | int) -> tuple[int, ...]:
+    """Returns the resolutions as integers, the largest first.
+
+    Args:
+        resolutions: Resolutions in pixels, or a single one.
+
+    Raises:
+        ValueError: If they are not distinct positive integers, or none.
+    """
+    values = [resolutions] if np.ndim(resolutions) == 0 else list(resolutions)
+    if not values:
         raise ValueError(
-            "`resolutions` must name at least one resolution in pixels. "
+            "`resolutions` must contain at least one resolution in pixels. "
             f"Received: resolutions={resolutions}"
         )
-    for resolution in resolutions:
-        if not hasattr(resolution, "__index__") or resolution < 1:
+    for value in values:
+        if not hasattr(value, "__index__") or value < 1:
             raise ValueError(
                 "`resolutions` must be positive integers (pixels). "
-                f"Received: {resolution!r} in resolutions={resolutions}"
+                f"Received: {value!r} in resolutions={resolutions}"
             )
-    resolutions = tuple(map(operator.index, resolutions))  # NumPy's, say
-    if len(set(resolutions)) < len(resolutions):
+    values = [operator.index(value) for value in values]
+    if len(set(values)) < len(values):
         raise ValueError(
             f"`resolutions` must not repeat. Received: resolutions={resolutions}"
         )
-    return tuple(sorted(resolutions, reverse=True))
+    return tuple(sorted(values, reverse=True))
 
 
 def trained_index(resolutions: tuple[int, ...], resolution: int) -> int:
-    """Which of the trained resolutions one is, or a `ValueError`."""
+    """Returns the index of a trained resolution.
+
+    Raises:
+        ValueError: If the resolution was not trained.
+    """
     if resolution not in resolutions:
         raise ValueError(
-            "Only the resolutions that the network has can be trained: "
-            f"{resolutions}. Received: resolution={resolution}"
+            "Only the resolutions that the network was built with can be "
+            f"trained: {resolutions}. Received: resolution={resolution}"
         )
     return resolutions.index(resolution)
 
@@ -49,17 +60,20 @@ def trained_index(resolutions: tuple[int, ...], resolution: int) -> int:
 def neighbours(
     resolutions: tuple[int, ...], resolution: int, extrapolate: bool
 ) -> tuple[int, int, float]:
-    """Between which trained resolutions another one lies.
+    """Returns the trained resolutions on both sides of another resolution.
 
     Args:
-        resolutions: The trained ones, the largest first.
-        resolution: The other one.
-        extrapolate: Outside the trained range, give the nearest one twice
-            instead of raising an error.
+        resolutions: The trained resolutions, the largest first.
+        resolution: A resolution that was not trained.
+        extrapolate: Outside the trained range, return the nearest resolution
+            twice instead of raising an error.
 
     Returns:
-        The index of the next larger, that of the next smaller, and the share
-        of the larger in a linear interpolation.
+        The index of the next larger resolution, the index of the next smaller
+        one, and the share of the larger one in a linear interpolation.
+
+    Raises:
+        ValueError: Outside the trained range, without `extrapolate`.
     """
     largest, smallest = resolutions[0], resolutions[-1]
     if not smallest <= resolution <= largest and not extrapolate:
@@ -85,9 +99,8 @@ class SwitchableBatchNormalization(keras.layers.Layer):
     For the s-th resolution (RS-Net, section 3.1, equation 3):
     `y' = gamma_s * (y - mu_s) / sqrt(sigma_s^2 + epsilon) + beta_s`.
 
-    A resolution that was not trained, between two that were, gets the four
-    vectors interpolated linearly between its neighbours' (section 4.3), in
-    inference only.
+    In inference, a resolution between two trained ones uses four vectors
+    interpolated linearly between those of its neighbours (section 4.3).
 
     Args:
         resolutions: The trained resolutions of the network's input, in
@@ -103,7 +116,8 @@ class SwitchableBatchNormalization(keras.layers.Layer):
 
     Raises:
         ValueError: For a resolution outside the trained range without
-            `extrapolate`, and for training at one that the layer has not.
+            `extrapolate`, and in training for a resolution that is not one of
+            `resolutions`.
 
     Example:
 
@@ -124,10 +138,10 @@ class SwitchableBatchNormalization(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.resolutions = check_resolutions(resolutions)
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.momentum = as_share("momentum", momentum)
+        self.epsilon = float(epsilon)
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
-        self.extrapolate = extrapolate
+        self.extrapolate = bool(extrapolate)
         self.branches = [
             BatchNormalization(
                 momentum,
@@ -149,24 +163,24 @@ class SwitchableBatchNormalization(keras.layers.Layer):
         return normalize(inputs, *self.affine(resolution))
 
     def affine(self, resolution):
-        """The scale and offset of each channel in inference."""
+        """Returns the scale and offset of each channel in inference."""
         if resolution in self.resolutions:
             return self._branch(resolution).affine()
         return affine(*self._interpolate(resolution), epsilon=self.epsilon)
 
     def statistics(self, resolution):
-        """The running mean and variance of a trained resolution."""
+        """Returns the running mean and variance of a trained resolution."""
         return self._branch(resolution).statistics()
 
     def normalize_by_batch(self, inputs, resolution):
-        """As `BatchNormalization` does it."""
+        """Normalizes by the batch; see `BatchNormalization`."""
         return self._branch(resolution).normalize_by_batch(inputs)
 
     def _branch(self, resolution):
         return self.branches[trained_index(self.resolutions, resolution)]
 
     def _interpolate(self, resolution):
-        """Mean, variance, gamma and beta for an untrained resolution."""
+        """Returns mean, variance, gamma and beta of an untrained resolution."""
         upper, lower, share = neighbours(self.resolutions, resolution, self.extrapolate)
         upper, lower = self.branches[upper], self.branches[lower]
         return [

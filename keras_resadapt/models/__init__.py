@@ -1,1 +1,1 @@
-"""The families: how each wires a backbone, and trains it."""
+"""The root model with operating points, and the families."""

@@ -8,9 +8,11 @@ import keras
 from keras import ops
 
 from keras_resadapt import losses
-from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.layers import LayerSet
+from keras_resadapt.models.network import Network
+from keras_resadapt.points import OperatingPoint
 from keras_resadapt.profile import ProfileRow, profile_cascade
+from keras_resadapt.tasks import Classification, Features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class CascadeState:
         return dataclasses.replace(self, features=features)
 
 
-class Cascade(Classifier):
+class Cascade(Network):
     """A classifier with exits in order of cost.
 
     Going on from one exit to the next uses what was computed before:
@@ -48,9 +50,9 @@ class Cascade(Classifier):
     ...     logits, state = model.advance(state)
     ...     state = state.take(rows_that_are_not_sure)
 
-    A family defines `begin`, `extend` and `classify`, sets `num_classes`,
-    `num_exits` and `resolution` in its constructor and ends it with
-    `build_from_point()`.
+    A family defines `begin`, `extend` and `classify`, sets `num_exits` and
+    `resolution` in its constructor and ends it with `build_from_point()`. It has
+    its own classifiers, and so always the task `Classification`.
 
     `model(images)` gives a dict of the logits of all exits, `"exit0"`, ...;
     `model.logits(images, point)` those of one exit, without the classifiers,
@@ -61,6 +63,7 @@ class Cascade(Classifier):
     are options.
 
     Args:
+        num_classes: Number of classes.
         gradient_equilibrium: Divide the gradients that K - k exits send back
             through what comes before exit k (from 0) by K - k (section 3.1
             there).
@@ -81,12 +84,13 @@ class Cascade(Classifier):
 
     def __init__(
         self,
+        num_classes: int,
         gradient_equilibrium: bool = False,
         distillation_weight: float = 0.0,
         temperature: float = 1.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(Classification(num_classes), **kwargs)
         if not 0 <= distillation_weight <= 1:
             raise ValueError(
                 "`distillation_weight` must be in [0, 1]. "
@@ -113,6 +117,15 @@ class Cascade(Classifier):
 
         Where `point.exit` is not None, that exit alone is wanted, and what
         only the exits before it need can be left out.
+        """
+        raise NotImplementedError
+
+    def exit_features(self, features, exit: int):
+        """Returns the tensor that the classifier of an exit takes.
+
+        Args:
+            features: The features of that exit.
+            exit: Index of the exit.
         """
         raise NotImplementedError
 
@@ -178,9 +191,35 @@ class Cascade(Classifier):
 
     # === Forward ===
 
+    @property
+    def headline_point(self) -> OperatingPoint:
+        return self.operating_points[-1]
+
+    def check_point(self, point: OperatingPoint) -> None:
+        """Raises a `ValueError` unless the network can run at a point."""
+        if (
+            (point.resolution, point.width) != (None, None)
+            or point.exit is not None  # else all exits
+            and point.exit >= self.num_exits
+        ):
+            raise ValueError(
+                f"`point` must be an exit from 0 to {self.num_exits - 1}, without a "
+                f"resolution or a width. Received: point={point}"
+            )
+
+    def points_to_calibrate(self, points=None) -> list[OperatingPoint]:
+        if points is not None:
+            raise ValueError(
+                "`points` must be None for a cascade, which is calibrated as a whole. "
+                f"Received: points={points}"
+            )
+        return [OperatingPoint()]
+
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
         if point is not None and point.exit is not None:
             return self._one_exit(inputs, point, training)
+        if point is not None and (point.resolution, point.width) != (None, None):
+            self.check_point(point)
         state = self.start(inputs, point or OperatingPoint(), training)
         logits = {}
         while state.exit < self.num_exits:
@@ -189,16 +228,39 @@ class Cascade(Classifier):
         return logits
 
     def _one_exit(self, images, point, training):
-        if point.exit >= self.num_exits:
-            raise ValueError(
-                f"`point.exit` must be from 0 to {self.num_exits - 1}. "
-                f"Received: point={point}"
-            )
+        self.check_point(point)
         self.check_images(images)
         features = self.begin(images, point, training)
         for exit in range(point.exit + 1):
             features = self.extend(features, exit, point, training)
         return self.classify(features, point.exit, point, training)
+
+    def features(
+        self,
+        images,
+        point: OperatingPoint | str | None = None,
+        training: bool = False,
+        pooling: str | None = "avg",
+    ):
+        """Returns the features that the classifier of an exit takes.
+
+        Args:
+            images: As for `logits`.
+            point: The exit, or its name; by default the last one.
+            training: As for `logits`.
+            pooling: `"avg"` or `"max"` over height and width, or None.
+
+        Returns:
+            float32 tensor of shape (batch, channels), or
+            (batch, height, width, channels) without pooling.
+        """
+        point = self.headline_point if point is None else self.point_of(point)
+        self.check_images(images)
+        features = self.begin(images, point, training)
+        for exit in range(point.exit + 1):
+            features = self.extend(features, exit, point, training)
+        head = Features(pooling).head(LayerSet(), {})
+        return head({"last": self.exit_features(features, point.exit)}, point=point)
 
     def build_from_point(self) -> None:
         super().build_from_point(OperatingPoint())
@@ -236,19 +298,20 @@ class Cascade(Classifier):
         *earlier, last = self.output_names
         terms = {}
         for name in earlier:
-            terms[name] = self.classification_loss(y, logits[name], sample_weight)
+            terms[name] = self.task_loss(y, logits[name], sample_weight)
             if weight:
                 terms[name] = (1 - weight) * terms[
                     name
                 ] + weight * self.temperature**2 * divergence(
                     logits[last], logits[name], sample_weight
                 )
-        terms[last] = self.classification_loss(y, logits[last], sample_weight)
+        terms[last] = self.task_loss(y, logits[last], sample_weight)
         return terms
 
     def get_config(self):
         return {
             **super().get_config(),
+            "num_classes": self.num_classes,
             "gradient_equilibrium": self.gradient_equilibrium,
             "distillation_weight": self.distillation_weight,
             "temperature": self.temperature,

@@ -15,6 +15,7 @@ from keras_resadapt.layers import (
 from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale, check_size
+from keras_resadapt.models.weights import load_weights_file
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -71,9 +72,8 @@ class MSDNet(Cascade):
         resolution: int | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(num_classes, **kwargs)
         check_multi_scale(
-            num_classes=num_classes,
             num_blocks=num_blocks,
             base=base,
             step=step,
@@ -94,7 +94,6 @@ class MSDNet(Cascade):
                 f"be even. Received: growth_rate={growth_rate}, "
                 f"growth_factors={tuple(growth_factors)}"
             )
-        self.num_classes = num_classes
         self.num_blocks = self.num_exits = num_blocks
         self.base = base
         self.step = step
@@ -226,6 +225,9 @@ class MSDNet(Cascade):
                 ]
         return features
 
+    def exit_features(self, features, exit):
+        return features[-1]
+
     def classify(self, features, exit, point, training=None):
         return self.classifiers[exit](features[-1], point=point, training=training)
 
@@ -234,7 +236,6 @@ class MSDNet(Cascade):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "num_blocks": self.num_blocks,
             "base": self.base,
             "step": self.step,
@@ -250,23 +251,36 @@ class MSDNet(Cascade):
         }
 
 
-def MSDNetCIFAR(num_classes: int = 10, name: str = "msdnet_cifar", **kwargs):
+def MSDNetCIFAR(
+    num_classes: int = 10,
+    weights: str | None = None,
+    name: str = "msdnet_cifar",
+    **kwargs,
+) -> MSDNet:
     """The authors' CIFAR network for anytime prediction, 7 exits.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `MSDNet`.
     """
-    return MSDNet(num_classes, name=name, **kwargs)
+    model = MSDNet(num_classes, name=name, **kwargs)
+    return load_weights_file(model, weights)
 
 
 def MSDNetCIFARGrowing(
-    num_classes: int = 10, name: str = "msdnet_cifar_growing", **kwargs
-):
+    num_classes: int = 10,
+    weights: str | None = None,
+    name: str = "msdnet_cifar_growing",
+    **kwargs,
+) -> MSDNet:
     """The authors' CIFAR network for budgeted batches, 5 exits.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `MSDNet`.
     """
     defaults = dict(
@@ -275,14 +289,22 @@ def MSDNetCIFARGrowing(
         step=1,
         step_mode="lin_grow",
     )
-    return MSDNet(num_classes, name=name, **{**defaults, **kwargs})
+    model = MSDNet(num_classes, name=name, **{**defaults, **kwargs})
+    return load_weights_file(model, weights)
 
 
-def MSDNetImageNet(num_classes: int = 1000, name: str = "msdnet_imagenet", **kwargs):
+def MSDNetImageNet(
+    num_classes: int = 1000,
+    weights: str | None = None,
+    name: str = "msdnet_imagenet",
+    **kwargs,
+) -> MSDNet:
     """The authors' ImageNet network, 5 exits.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `MSDNet`.
     """
     defaults = dict(
@@ -295,4 +317,5 @@ def MSDNetImageNet(num_classes: int = 1000, name: str = "msdnet_imagenet", **kwa
         stem="imagenet",
         preprocessing="imagenet",
     )
-    return MSDNet(num_classes, name=name, **{**defaults, **kwargs})
+    model = MSDNet(num_classes, name=name, **{**defaults, **kwargs})
+    return load_weights_file(model, weights)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.backbones import Backbone, DenseNet, MobileNetV1, ResNet
+from keras_resadapt.backbones import DenseNet, MobileNetV1, ResNet
+from keras_resadapt.backbones.backbone import Backbone, check_backbone
 from keras_resadapt.layers import (
     Block,
     HighFrequencyResidual,
@@ -123,12 +124,8 @@ class MSNet(Cascade):
         upsampling: str = "nearest",
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if not hasattr(num_classes, "__index__") or num_classes < 1:
-            raise ValueError(
-                "`num_classes` must be a positive integer. "
-                f"Received: num_classes={num_classes!r}"
-            )
+        super().__init__(num_classes, **kwargs)
+        check_backbone(backbone)
         self.resolutions = check_resolutions(resolutions)
         if len(self.resolutions) != 2 or self.resolutions[0] % self.resolutions[1]:
             raise ValueError(
@@ -141,7 +138,6 @@ class MSNet(Cascade):
                 "the stride of the backbone. "
                 f"Received: resolutions={self.resolutions}"
             )
-        self.num_classes = int(num_classes)
         self.upsampling = upsampling
         self.resolution = self.resolutions[0]
         self.num_exits = 2
@@ -202,9 +198,12 @@ class MSNet(Cascade):
         )
         return {"high": high[-1]}
 
+    def exit_features(self, features, exit):
+        return features["low"][-1] if exit == 0 else features["high"]
+
     def classify(self, features, exit, point, training=None):
-        x = features["low"][-1] if exit == 0 else features["high"]
-        x = point.call(self.classifiers[exit], self.pool(x))
+        x = self.pool(self.exit_features(features, exit))
+        x = point.call(self.classifiers[exit], x)
         return ops.cast(x, "float32")
 
     # === Config ===
@@ -213,7 +212,6 @@ class MSNet(Cascade):
         return {
             **super().get_config(),
             "backbone": keras.saving.serialize_keras_object(self.low.backbone),
-            "num_classes": self.num_classes,
             "resolutions": self.resolutions,
             "preprocessing": self.preprocessing.mode,
             "upsampling": self.upsampling,

@@ -3,7 +3,6 @@
 from keras_resadapt.layers import ExitClassifier
 
 _POSITIVE = (
-    "num_classes",
     "num_blocks",
     "block_step",
     "base",

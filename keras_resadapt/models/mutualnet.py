@@ -1,83 +1,81 @@
 """MutualNet: any width at any of several resolutions (Yang et al., 2019)."""
 
 import functools
-import math
 import numbers
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
-from keras_resadapt import losses
-from keras_resadapt.backbones import (
-    VGG,
-    Backbone,
-    MobileNetV1,
-    MobileNetV2,
-    ResNet,
-)
+from keras_resadapt.backbones import VGG, Backbone, MobileNetV1, MobileNetV2, ResNet
+from keras_resadapt.backend import in_graph
 from keras_resadapt.layers import (
     LayerSet,
-    Preprocessing,
     SlimmableBatchNormalization,
     SlimmableConv2D,
     SlimmableDense,
     SlimmableDepthwiseConv2D,
 )
-from keras_resadapt.layers.switchable_batch_normalization import (
-    check_resolutions,
-)
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
 from keras_resadapt.models.sandwich import draw_sub_networks, sandwich_gradients
+from keras_resadapt.models.switchable import (
+    SMALL_NORMAL,
+    SwitchableNetwork,
+    check_count,
+    check_width_range,
+    headless_task,
+)
 from keras_resadapt.models.weights import load_weights_file
-from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.points import OperatingPoint
 from keras_resadapt.profile import channels_of_norms
 from keras_resadapt.quantization.per_point import SlimmableQuantizer
-
-DISTILLATIONS = ("kl", "alpha")
+from keras_resadapt.tasks import Task
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
-class MutualNet(Classifier):
+class MutualNet(SwitchableNetwork):
     """A slimmable network, trained at many widths and resolutions at once.
 
-    A narrow width uses the first channels of every layer, and computes
-    nothing else. A training step runs the full network at the largest
-    resolution with the labels, and the narrowest and some randomly drawn
-    widths, each at a randomly drawn resolution, with the full network's
-    predictions (section 3.2, equations 2 to 4).
+    A narrow width uses the first channels of every layer of the backbone, and
+    computes nothing else. A training step runs the full network at the largest
+    resolution with the targets, and the narrowest and some randomly drawn widths,
+    each at a randomly drawn resolution, with the full network's outputs
+    (section 3.2, equations 2 to 4).
 
-    Of the BatchNormalization statistics, only the full network's are known
-    after training. For every other operating point, call
-    `inference.calibrate_batch_norm` first; further training forgets them.
+    Of the BatchNormalization statistics, only the full network's are known after
+    training. For every other operating point, call
+    `inference.calibrate_batch_norm` first; further training drops them.
 
-    `model(images)` and `predict` run the full width at the images' own
-    resolution; `fit` and `evaluate` take images at the largest resolution and
-    report the full network's metrics. `inference.QueryTable` measures all
-    points.
+    `model(images)` and `predict` run the full width at the images' own resolution;
+    `fit` and `evaluate` take images at the largest resolution and report the full
+    network's metrics. `inference.QueryTable` measures all points.
 
-    US-Net is this with a single resolution; US-Net+, which is tested at more
-    resolutions than it was trained at, is this with `train_resolutions`.
+    US-Net is a MutualNet with a single resolution. US-Net+, which is tested at more
+    resolutions than it was trained at, is a MutualNet with `train_resolutions`.
 
     Args:
-        backbone: A backbone; the network is made anew from its architecture.
-        num_classes: Number of classes.
+        backbone: A backbone. The network is made anew from its architecture.
+        task: The task. An integer is short for `tasks.Classification(integer)`.
         width_range: Smallest and largest width multiplier.
-        resolutions: Resolutions at which it runs, in pixels.
-        train_resolutions: Those drawn in training, by default all. The
+        resolutions: Resolutions at which the network runs, in pixels.
+        train_resolutions: The resolutions drawn in training, by default all. The
             largest must be among them.
-        num_random_widths: Widths drawn a step, beside smallest and largest.
-        distillation: `"kl"` (equation 3), or `"alpha"` for the clipped
-            divergence of `losses.AlphaDivergence`.
-        seed: Of the draws, which depend on it and the step's number alone.
-        preprocessing: `"imagenet"`, `"unit"` or `None`; see
-            `layers.Preprocessing`.
-        calibrated: The points that have statistics, as pairs (resolution,
-            width): how a saved model remembers them. They are NaN until
-            weights are loaded or they are calibrated.
+        num_random_widths: Widths drawn in each step, beside the smallest and the
+            largest.
+        distillation: How the full network teaches the others: a divergence of the
+            task, for classification `"kl"` (equation 3) or `"alpha"` for the clipped
+            divergence of `losses.AlphaDivergence`; or `"none"`, with which every
+            sub-network learns from the targets.
+        seed: Seed of the draws, which depend on it and on the step's number alone.
+        preprocessing: `"imagenet"`, `"unit"` or `None`; see `layers.Preprocessing`.
+        calibrated: The points that have statistics, as pairs (resolution, width).
+            A saved model stores them. Their statistics are NaN until weights are
+            loaded or the points are calibrated.
+        **kwargs: `num_classes`, `quantization`, `name` and `dtype`; see
+            `SwitchableNetwork`.
 
     Attributes:
-        operating_points: Those with statistics: the full network, and the
+        operating_points: The points with statistics: the full network, and the
             calibrated ones.
 
     Reference:
@@ -88,93 +86,41 @@ class MutualNet(Classifier):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int = 1000,
+        task: Task | int | None = None,
         width_range: tuple[float, float] = (0.25, 1.0),
         resolutions: Sequence[int] = (224, 192, 160, 128),
         train_resolutions: Sequence[int] | None = None,
         num_random_widths: int = 2,
-        distillation: str = "kl",
+        distillation: str | None = None,
         seed: int = 0,
         preprocessing: str | None = "imagenet",
         calibrated: Sequence[tuple[int, float]] = (),
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if not isinstance(backbone, Backbone):
-            raise TypeError(
-                f"`backbone` must be a `backbones.Backbone`. Received: {backbone!r}"
-            )
-        for name, value, least in (
-            ("num_classes", num_classes, 1),
-            ("num_random_widths", num_random_widths, 0),
-            ("seed", seed, 0),
-        ):
-            if not hasattr(value, "__index__") or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer, at least {least}. "
-                    f"Received: {name}={value!r}"
-                )
-        self.width_range = _check_width_range(width_range)
-        self.resolutions = check_resolutions(resolutions)
-        if self.resolutions[-1] < backbone.stride:
-            raise ValueError(
-                f"`resolutions` must be at least {backbone.stride} pixels, "
-                "the stride of the backbone. "
-                f"Received: resolutions={self.resolutions}"
-            )
-        self.train_resolutions = check_resolutions(
-            self.resolutions if train_resolutions is None else train_resolutions
-        )
-        if (
-            not set(self.train_resolutions) <= set(self.resolutions)
-            or self.train_resolutions[0] != self.resolutions[0]
-        ):
-            raise ValueError(
-                "`train_resolutions` must be among the resolutions, "
-                f"{self.resolutions}, and the largest one of them. "
-                f"Received: train_resolutions={self.train_resolutions}"
-            )
-        if distillation not in DISTILLATIONS:
-            raise ValueError(
-                f"`distillation` must be one of {DISTILLATIONS}. "
-                f"Received: distillation={distillation!r}"
-            )
-        self.num_classes = int(num_classes)
-        self.num_random_widths = num_random_widths
-        self.distillation = distillation
-        self.divergence = (
-            losses.Distillation() if distillation == "kl" else losses.AlphaDivergence()
-        )
-        self.seed = seed
+        super().__init__(backbone, task, resolutions, preprocessing, **kwargs)
+        self.width_range = check_width_range(width_range)
+        self.num_random_widths = check_count("num_random_widths", num_random_widths, 0)
+        self.seed = check_count("seed", seed, 0)
+        self.train_resolutions = self._check_train_resolutions(train_resolutions)
+        self.distillation = self._check_distillation(distillation)
+        if self.distillation != "none":
+            self.divergence = self.task.divergence(self.distillation)
 
         # === Layers ===
         self.full_point = OperatingPoint(self.resolutions[0], self.width_range[1])
+        full = {
+            "full_resolution": self.full_point.resolution,
+            "full_width": self.full_point.width,
+        }
         layers = LayerSet(
             conv=functools.partial(SlimmableConv2D, max_width=self.width_range[1]),
             depthwise=SlimmableDepthwiseConv2D,
-            norm=functools.partial(
-                SlimmableBatchNormalization,
-                self.full_point.resolution,
-                self.full_point.width,
-            ),
+            norm=functools.partial(SlimmableBatchNormalization, **full),
             dense=SlimmableDense,
             slimmable=True,
         )
-        layers = self.layer_set(
-            layers,
-            functools.partial(
-                SlimmableQuantizer,
-                full_resolution=self.full_point.resolution,
-                full_width=self.full_point.width,
-            ),
-        )
-        self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
-        self.backbone = backbone.with_layers(layers)
-        self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
-        self.classifier = layers.dense(
-            self.num_classes,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            name="classifier",
+        self.make_layers(
+            backbone, layers, functools.partial(SlimmableQuantizer, **full)
         )
 
         # === Operating points ===
@@ -184,42 +130,55 @@ class MutualNet(Classifier):
             OperatingPoint(resolution, width) for resolution, width in calibrated
         )
 
+    def _check_train_resolutions(self, train_resolutions) -> tuple[int, ...]:
+        if train_resolutions is None:
+            return self.resolutions
+        checked = check_resolutions(train_resolutions)
+        if (
+            not set(checked) <= set(self.resolutions)
+            or checked[0] != self.resolutions[0]
+        ):
+            raise ValueError(
+                "`train_resolutions` must be among the resolutions, "
+                f"{self.resolutions}, and contain the largest one. "
+                f"Received: train_resolutions={checked}"
+            )
+        return checked
+
+    def _check_distillation(self, distillation) -> str:
+        allowed = (*self.task.divergences, "none")
+        if distillation is None:
+            return allowed[0]
+        if distillation not in allowed:
+            raise ValueError(
+                f"`distillation` must be one of {allowed}. "
+                f"Received: distillation={distillation!r}"
+            )
+        return distillation
+
     # === Forward ===
 
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
-        if isinstance(inputs, (list, tuple)):  # in `fit` and `evaluate`
-            return {
-                self.full_point.name: self._logits(inputs[0], self.full_point, training)
-            }
+        inputs, size = self.split_size(inputs)
+        if isinstance(inputs, (list, tuple)):  # in `evaluate`
+            images, point = inputs[0], self.full_point
+            outputs = self.outputs_at(images, point, training)
+            size = size or tuple(images.shape[1:3])
+            return {point.name: self.task.align(outputs, size)}
+        if training and type(point) in (type(None), OperatingPoint) and in_graph():
+            self._before_training()  # of another model that contains this one
         if point is None:
-            point = OperatingPoint(inputs.shape[1], self.width_range[1])
+            point = self.point_at(inputs)
         if not training:
             self.check_point(point)
-        return self._logits(inputs, point, training)
+            self.check_size(inputs, point)
+        return self.outputs_at(inputs, point, training)
 
-    def logits(self, images, point: OperatingPoint, training: bool = False):
-        self.check_point(point)
-        return super().logits(images, point, training)
-
-    def _logits(self, images, point, training):
-        features = self.features(images, point, training)
-        return ops.cast(point.call(self.classifier, features), "float32")
-
-    def features(self, images, point: OperatingPoint, training=None):
-        """The pooled features that the classifier sees.
-
-        Args:
-            images: As for `logits`.
-            point: Where to run.
-
-        Returns:
-            Tensor of shape (batch, channels), fewer channels in narrow widths.
-        """
-        x = self.preprocessing(images)
-        return self.pool(self.backbone(x, point=point, training=training))
+    def point_at(self, images) -> OperatingPoint:
+        return OperatingPoint(self.resolution_of_images(images), self.width_range[1])
 
     def check_point(self, point: OperatingPoint) -> None:
-        """Raises a `ValueError` unless the network can run there."""
+        """Raises a `ValueError` unless the network can run at a point."""
         smallest, largest = self.width_range
         if point.width is None or not smallest <= point.width <= largest:
             raise ValueError(
@@ -242,7 +201,7 @@ class MutualNet(Classifier):
         widths: Sequence[float] | float = 0.05,
         resolutions: Sequence[int] | None = None,
     ) -> list[OperatingPoint]:
-        """Operating points of all widths at all resolutions.
+        """Returns the operating points of all widths at all resolutions.
 
         Args:
             widths: A list, or the step from the largest to the smallest.
@@ -273,7 +232,7 @@ class MutualNet(Classifier):
     # === Statistics ===
 
     def points_without_statistics(self, points) -> list[OperatingPoint]:
-        """Those of some points that are not among `operating_points`.
+        """Returns those of some points that are not among `operating_points`.
 
         Raises:
             ValueError: A point that the network does not have, or two whose
@@ -299,8 +258,10 @@ class MutualNet(Classifier):
             self.operating_points += (point,)
 
     def forget_statistics(self) -> None:
-        """Drops the statistics of all points but the full network, which
-        training makes wrong."""
+        """Drops the statistics of all points but the full network.
+
+        Training makes them wrong.
+        """
         if self.operating_points == (self.full_point,):
             return
         for norm, _ in channels_of_norms(self, self.full_point):
@@ -327,28 +288,39 @@ class MutualNet(Classifier):
         pass  # as in the base class
 
     def prepare_inputs(self, images):
-        """Images of the full network, in a tuple of one."""
+        """Returns images of the full network, in a tuple of one."""
         if isinstance(images, (list, tuple)):
             images = images[0]
         size = tuple(images.shape[1:3])
-        if size != (self.resolutions[0],) * 2:
+        if not self.task.any_shape and size != (self.resolutions[0],) * 2:
             raise ValueError(
                 "`fit` and `evaluate` take images at the largest resolution, "
                 f"{self.resolutions[0]} pixels. Received: {size}"
             )
         return (ops.cast(images, "float32"),)
 
-    def loss_terms(self, y, logits: dict, sample_weight=None) -> dict:
-        """The full network's loss (equation 2)."""
-        return {
-            "full": self.classification_loss(
-                y, logits[self.full_point.name], sample_weight
-            )
-        }
+    def loss_terms(self, y, outputs: dict, sample_weight=None) -> dict:
+        """Returns the full network's loss (equation 2)."""
+        full = outputs[self.full_point.name]
+        return {"full": self.task_loss(y, full, sample_weight)}
+
+    def sub_network_loss(self, teacher, outputs, y, sample_weight=None):
+        """Returns the loss of a sub-network (equation 3).
+
+        Args:
+            teacher: The aligned outputs of the full network.
+            outputs: The aligned outputs of the sub-network.
+            y, sample_weight: Targets and optional weights of shape (batch,).
+        """
+        if self.distillation == "none":
+            return self.task_loss(y, outputs, sample_weight)
+        return self.divergence(teacher, outputs, sample_weight)
 
     def compile(self, *args, jit_compile="auto", **kwargs):
-        """As `Classifier.compile`; never with XLA, which needs to know every
-        shape and would compile every width anew."""
+        """Configures training as `Network.compile` does, without XLA.
+
+        XLA needs to know every shape, and would compile every width anew.
+        """
         if jit_compile is True:
             raise ValueError(
                 "A width that is drawn in the step cannot be compiled by XLA. "
@@ -363,14 +335,18 @@ class MutualNet(Classifier):
                 "can slice to a width that is drawn in the step. Elsewhere "
                 "they run, save and load."
             )
-        if self.backbone.trainable_variables:
-            self.forget_statistics()
+        self._before_training()
         return super().make_train_function(force)
 
+    def _before_training(self) -> None:
+        if self.backbone.trainable_variables:
+            self.forget_statistics()
+
     def train_step(self, *args):
-        """The sandwich: one sub-network after the other, then one update."""
+        """Runs the sandwich: one sub-network after the other, then one update."""
         (data,) = args
-        (images,), y, sample_weight = self._prepare(data)
+        inputs, y, sample_weight = self._prepare(data)
+        (images,), size = self.split_size(inputs)
         drawn = draw_sub_networks(
             self.optimizer.iterations,
             self.seed,
@@ -382,7 +358,7 @@ class MutualNet(Classifier):
             (OperatingPoint(width=width), resolution) for width, resolution in drawn
         ]
         loss, logits, gradients = sandwich_gradients(
-            self, images, y, sample_weight, points
+            self, images, y, sample_weight, points, size
         )
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
         for metric in self.metrics:
@@ -392,40 +368,23 @@ class MutualNet(Classifier):
             images, y, {self.full_point.name: logits}, sample_weight
         )
 
-    # === Transfer ===
-
-    def with_classes(self, num_classes: int) -> "MutualNet":
-        """The same network with a new classifier, for fine-tuning (4.2).
-
-        Weights and statistics of the rest are copied.
-        """
-        copy = type(self).from_config({**self.get_config(), "num_classes": num_classes})
-        copy.backbone.set_weights(self.backbone.get_weights())
-        return copy
-
     # === Config ===
+
+    def identity(self):
+        return {**super().identity(), "width_range": self.width_range}
 
     def get_config(self):
         return {
             **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
             "width_range": self.width_range,
-            "resolutions": self.resolutions,
             "train_resolutions": self.train_resolutions,
             "num_random_widths": self.num_random_widths,
             "distillation": self.distillation,
             "seed": self.seed,
-            "preprocessing": self.preprocessing.mode,
             "calibrated": [
                 (point.resolution, point.width) for point in self.operating_points[1:]
             ],
         }
-
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**{**config, "backbone": backbone})
 
 
 def _check_names(points) -> None:
@@ -435,25 +394,27 @@ def _check_names(points) -> None:
         other = named.setdefault(point.name, point)
         if other != point:
             raise ValueError(
-                "Widths must differ in the first two digits after the point. "
+                "Widths must differ in the first two digits after the decimal point. "
                 f"Received: {other} and {point}"
             )
 
 
-def _check_width_range(width_range) -> tuple[float, float]:
-    try:
-        smallest, largest = map(float, width_range)
-    except (TypeError, ValueError):
-        smallest, largest = 0.0, 0.0
-    if not 0 < smallest <= largest < math.inf:
-        raise ValueError(
-            "`width_range` must be the smallest and the largest width "
-            f"multiplier, both positive. Received: width_range={width_range!r}"
-        )
-    return smallest, largest
-
-
 RESOLUTIONS = (224, 192, 160, 128)
+
+
+def _mutual(
+    backbone,
+    num_classes,
+    width_range,
+    resolutions,
+    weights,
+    include_top=True,
+    pooling=None,
+    **kwargs,
+) -> MutualNet:
+    task = headless_task(num_classes, SMALL_NORMAL, include_top, pooling)
+    model = MutualNet(backbone, task, width_range, resolutions, **kwargs)
+    return load_weights_file(model, weights)
 
 
 def MutualMobileNetV1(
@@ -483,10 +444,9 @@ def MutualMobileNetV1(
     backbone = MobileNetV1(
         depths, filters, stem=stem, activation="relu6", name="backbone"
     )
-    model = MutualNet(
-        backbone, num_classes, width_range, resolutions, name=name, **kwargs
+    return _mutual(
+        backbone, num_classes, width_range, resolutions, weights, name=name, **kwargs
     )
-    return load_weights_file(model, weights)
 
 
 def MutualMobileNetV2(
@@ -506,10 +466,9 @@ def MutualMobileNetV2(
     backbone = MobileNetV2(
         stem=stem, head_width=max(1.0, *width_range), name="backbone"
     )
-    model = MutualNet(
-        backbone, num_classes, width_range, resolutions, name=name, **kwargs
+    return _mutual(
+        backbone, num_classes, width_range, resolutions, weights, name=name, **kwargs
     )
-    return load_weights_file(model, weights)
 
 
 def MutualResNet50(
@@ -528,10 +487,9 @@ def MutualResNet50(
     Its inner convolutions stay a quarter as wide as the blocks' outputs.
     """
     backbone = ResNet(depths, filters, True, stem, name="backbone")
-    model = MutualNet(
-        backbone, num_classes, width_range, resolutions, name=name, **kwargs
+    return _mutual(
+        backbone, num_classes, width_range, resolutions, weights, name=name, **kwargs
     )
-    return load_weights_file(model, weights)
 
 
 def MutualVGG16(
@@ -553,7 +511,6 @@ def MutualVGG16(
     permit one resolution only.
     """
     backbone = VGG(depths, filters, stem, name="backbone")
-    model = MutualNet(
-        backbone, num_classes, width_range, resolutions, name=name, **kwargs
+    return _mutual(
+        backbone, num_classes, width_range, resolutions, weights, name=name, **kwargs
     )
-    return load_weights_file(model, weights)

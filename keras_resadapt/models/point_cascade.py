@@ -8,8 +8,9 @@ from keras import ops
 
 from keras_resadapt.layers import resize_bilinear
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.models.network import Network
+from keras_resadapt.points import OperatingPoint
+from keras_resadapt.tasks import Classification
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -38,20 +39,25 @@ class PointCascade(Cascade):
 
     def __init__(
         self,
-        network: Classifier,
+        network: Network,
         points: Sequence[OperatingPoint] | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if self.quantization is not None:
-            raise ValueError(
-                "The network of a `PointCascade` is what is quantized. "
-                f"Received: quantization={self.quantization}"
-            )
-        if not isinstance(network, Classifier) or isinstance(network, Cascade):
+        if not isinstance(network, Network) or isinstance(network, Cascade):
             raise TypeError(
                 "`network` must be an `RSNet` or a `MutualNet`. "
                 f"Received: {network!r} of type {type(network).__name__}"
+            )
+        if not isinstance(network.task, Classification):
+            raise ValueError(
+                "`network` must be a classifier, whose confidence decides which image "
+                f"exits. Received: a network with task={network.task}"
+            )
+        super().__init__(network.num_classes, **kwargs)
+        if self.quantization is not None:
+            raise ValueError(
+                "`quantization` must be None: quantize the network of a "
+                f"`PointCascade`. Received: quantization={self.quantization}"
             )
         points = tuple(network.operating_points if points is None else points)
         if not points or len({point.name for point in points}) < len(points):
@@ -70,7 +76,6 @@ class PointCascade(Cascade):
         self.network = network
         rows = sorted(network.profile(points), key=lambda row: row.madds)
         self.points = tuple(row.point for row in rows)
-        self.num_classes = network.num_classes
         self.num_exits = len(self.points)
         self.resolution = max(point.resolution for point in self.points)
         self.preprocessing = network.preprocessing
@@ -79,6 +84,17 @@ class PointCascade(Cascade):
     @property
     def scheme(self):
         return self.network.quantization
+
+    def inner_network(self):
+        return self.network
+
+    def rebuilt(self, change):
+        return type(self).from_config(self.get_config(), self.network.rebuilt(change))
+
+    def points_to_calibrate(self, points=None):
+        return self.network.points_to_calibrate(
+            self.points if points is None else points
+        )
 
     def check_images(self, images) -> None:
         super().check_images(images)
@@ -95,25 +111,34 @@ class PointCascade(Cascade):
     def extend(self, features, exit, point, training=None):
         return features
 
+    def exit_features(self, features, exit):
+        point = self.points[exit]
+        images = self._images_at(features, point)
+        return self.network.features(images, point, pooling=None)
+
     def classify(self, features, exit, point, training=None):
         chosen = self.points[exit]
-        images = resize_bilinear(
-            ops.cast(features["images"], "float32"), chosen.resolution
-        )
-        point = dataclasses.replace(
-            point, **dataclasses.asdict(chosen) | {"exit": None}
-        )
+        images = self._images_at(features, chosen)
+        point = dataclasses.replace(point, **chosen.axes())
         return self.network(images, point=point, training=training)
 
+    @staticmethod
+    def _images_at(features, point):
+        return resize_bilinear(
+            ops.cast(features["images"], "float32"), point.resolution
+        )
+
     def get_config(self):
+        config = super().get_config()
+        del config["num_classes"]  # the network's
         return {
-            **super().get_config(),
+            **config,
             "network": keras.saving.serialize_keras_object(self.network),
-            "points": [dataclasses.asdict(point) for point in self.points],
+            "points": [point.axes() for point in self.points],
         }
 
     @classmethod
-    def from_config(cls, config, network: Classifier | None = None):
+    def from_config(cls, config, network: Network | None = None):
         if network is None:
             network = keras.saving.deserialize_keras_object(config["network"])
         points = [OperatingPoint(**point) for point in config["points"]]

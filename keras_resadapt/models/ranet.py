@@ -13,6 +13,7 @@ from keras_resadapt.layers import (
 )
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale, check_size
+from keras_resadapt.models.weights import load_weights_file
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -75,9 +76,8 @@ class RANet(Cascade):
         resolution: int | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(num_classes, **kwargs)
         check_multi_scale(
-            num_classes=num_classes,
             num_blocks=num_blocks,
             block_step=block_step,
             step=step,
@@ -103,7 +103,6 @@ class RANet(Cascade):
                 f"growth_rate={growth_rate}, "
                 f"growth_factors={tuple(growth_factors)}"
             )
-        self.num_classes = num_classes
         self.num_blocks = num_blocks
         self.block_step = block_step
         self.step = step
@@ -258,6 +257,9 @@ class RANet(Cascade):
                 outputs = [*outputs, block_outputs]
         return {"x": x, "bases": bases, "low": [], "outputs": outputs}
 
+    def exit_features(self, features, exit):
+        return features["x"]
+
     def classify(self, features, exit, point, training=None):
         return self.classifiers[exit](features["x"], point=point, training=training)
 
@@ -266,7 +268,6 @@ class RANet(Cascade):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "num_blocks": self.num_blocks,
             "block_step": self.block_step,
             "step": self.step,
@@ -284,11 +285,18 @@ class RANet(Cascade):
         }
 
 
-def RANetCIFAR(num_classes: int = 10, name: str = "ranet_cifar", **kwargs):
+def RANetCIFAR(
+    num_classes: int = 10,
+    weights: str | None = None,
+    name: str = "ranet_cifar",
+    **kwargs,
+) -> RANet:
     """The authors' CIFAR network: 8 exits, 15.7M to 94.2M multiply-adds.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `RANet`.
     """
     defaults = dict(
@@ -296,27 +304,41 @@ def RANetCIFAR(num_classes: int = 10, name: str = "ranet_cifar", **kwargs):
         growth_factors=(4, 2, 1, 1),
         bottleneck_factors=(4, 2, 1, 1),
     )
-    return RANet(num_classes, name=name, **{**defaults, **kwargs})
+    model = RANet(num_classes, name=name, **{**defaults, **kwargs})
+    return load_weights_file(model, weights)
 
 
 def RANetCIFARGrowing(
-    num_classes: int = 10, name: str = "ranet_cifar_growing", **kwargs
-):
+    num_classes: int = 10,
+    weights: str | None = None,
+    name: str = "ranet_cifar_growing",
+    **kwargs,
+) -> RANet:
     """The authors' second CIFAR network: 6 exits, deeper from block to block.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `RANet`.
     """
     defaults = dict(step=2, step_mode="lg")
-    return RANet(num_classes, name=name, **{**defaults, **kwargs})
+    model = RANet(num_classes, name=name, **{**defaults, **kwargs})
+    return load_weights_file(model, weights)
 
 
-def RANetImageNet(num_classes: int = 1000, name: str = "ranet_imagenet", **kwargs):
+def RANetImageNet(
+    num_classes: int = 1000,
+    weights: str | None = None,
+    name: str = "ranet_imagenet",
+    **kwargs,
+) -> RANet:
     """The authors' ImageNet network: 8 exits, 167M to 1,677M multiply-adds.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `RANet`.
     """
     defaults = dict(
@@ -328,16 +350,22 @@ def RANetImageNet(num_classes: int = 1000, name: str = "ranet_imagenet", **kwarg
         stem="imagenet",
         preprocessing="imagenet",
     )
-    return RANet(num_classes, name=name, **{**defaults, **kwargs})
+    model = RANet(num_classes, name=name, **{**defaults, **kwargs})
+    return load_weights_file(model, weights)
 
 
 def RANetImageNetWide(
-    num_classes: int = 1000, name: str = "ranet_imagenet_wide", **kwargs
-):
+    num_classes: int = 1000,
+    weights: str | None = None,
+    name: str = "ranet_imagenet_wide",
+    **kwargs,
+) -> RANet:
     """The authors' second, wider ImageNet network, of 32 channels.
 
     Args:
         num_classes: Number of classes.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
         **kwargs: Further arguments of `RANet`.
     """
     defaults = dict(
@@ -350,4 +378,5 @@ def RANetImageNetWide(
         stem="imagenet",
         preprocessing="imagenet",
     )
-    return RANet(num_classes, name=name, **{**defaults, **kwargs})
+    model = RANet(num_classes, name=name, **{**defaults, **kwargs})
+    return load_weights_file(model, weights)

@@ -11,52 +11,56 @@ from keras_resadapt import losses
 from keras_resadapt.backbones import Backbone, MobileNetV2, ResNet
 from keras_resadapt.layers import (
     LayerSet,
-    Preprocessing,
     SwitchableBatchNormalization,
     resize_bilinear,
 )
-from keras_resadapt.layers.switchable_batch_normalization import (
-    check_resolutions,
+from keras_resadapt.layers.switchable_batch_normalization import neighbours
+from keras_resadapt.models.switchable import (
+    SMALL_NORMAL,
+    SwitchableNetwork,
+    headless_task,
 )
-from keras_resadapt.models.classifier import Classifier
 from keras_resadapt.models.weights import load_weights_file
-from keras_resadapt.points.operating_point import OperatingPoint
+from keras_resadapt.points import OperatingPoint
 from keras_resadapt.quantization.learned import LearnedQuantization
 from keras_resadapt.quantization.per_point import SwitchableQuantizer
 from keras_resadapt.quantization.quantizers import rounding_kernels_once
+from keras_resadapt.tasks import Task
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
-class RSNet(Classifier):
+class RSNet(SwitchableNetwork):
     """A resolution switchable network.
 
-    All resolutions share every convolution and the classifier; each has its
-    own BatchNormalization (section 3.1). In training, every image runs at
-    every resolution, and the predictions learn from their ensemble and from
-    those at larger resolutions (section 3.3). At inference one pass at the
-    image's own resolution is all.
+    All resolutions share every convolution and the head; each has its own
+    BatchNormalization (section 3.1). In training, every image runs at every
+    resolution, and the outputs learn from their ensemble and from those at larger
+    resolutions (section 3.3). Inference is a single pass at the image's own
+    resolution.
 
-    `model(images)` gives the logits at the images' own resolution.
-    `model((images_224, images_192, ...))`, one tensor a trained resolution,
-    gives a dict of logits, one entry an operating point (`"r224"`, ...) and
-    `"ensemble"`. `fit` and `evaluate` take either; from a single tensor at
-    the largest resolution they make the smaller ones on the device, by
-    antialiased bilinear resizing.
+    `model(images)` returns the outputs at the images' own resolution.
+    `model((images_224, images_192, ...))`, one tensor per trained resolution,
+    returns a dict of outputs, one entry per operating point (`"r224"`, ...) and
+    `"ensemble"`. `fit` and `evaluate` take either; from a single tensor at the
+    largest resolution they make the smaller ones on the device, by antialiased
+    bilinear resizing.
 
     Args:
-        backbone: A backbone; the network is made anew from its architecture.
-        num_classes: Number of classes.
+        backbone: A backbone. The network is made anew from its architecture.
+        task: The task. An integer is short for `tasks.Classification(integer)`.
         resolutions: Resolutions to train, in pixels. A single one gives an
-            individually trained network, without ensemble.
-        distillation: `"full"`, `"vanilla"`, `"no_ensemble"`,
-            `"largest_only"` or `"none"`; see `losses.distillation_loss`.
-        preprocessing: `"imagenet"`, `"unit"` or `None`; see
-            `layers.Preprocessing`.
-        extrapolate: Outside the trained range, run with the BatchNormalization
-            of the nearest resolution instead of raising an error. In between,
-            it is interpolated (section 4.3).
-        classifier_initializer: Initializer of the classifier's kernel.
-        **kwargs: `quantization` of `Classifier`.
+            individually trained network without an ensemble.
+        distillation: `"full"`, `"vanilla"`, `"no_ensemble"`, `"largest_only"` or
+            `"none"`; see `losses.distillation_loss`.
+        preprocessing: `"imagenet"`, `"unit"` or `None`; see `layers.Preprocessing`.
+        extrapolate: Outside the trained range, run with the BatchNormalization of
+            the nearest resolution instead of raising an error. Between trained
+            resolutions, BatchNormalization is interpolated (section 4.3).
+        private_bn: Whether each resolution has its own BatchNormalization. Without
+            it, the network is the one of parallel training with shared
+            BatchNormalization (figure 4, left).
+        **kwargs: `num_classes`, `quantization`, `name` and `dtype`; see
+            `SwitchableNetwork`.
 
     Attributes:
         operating_points: The trained resolutions, the largest first.
@@ -69,61 +73,33 @@ class RSNet(Classifier):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int = 1000,
+        task: Task | int | None = None,
         resolutions: Sequence[int] = (224, 192, 160, 128, 96),
         distillation: str = "full",
         preprocessing: str | None = "imagenet",
         extrapolate: bool = False,
-        classifier_initializer="glorot_uniform",
+        private_bn: bool = True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if not hasattr(num_classes, "__index__") or num_classes < 1:
-            raise ValueError(
-                "`num_classes` must be a positive integer. "
-                f"Received: num_classes={num_classes!r}"
-            )
+        super().__init__(backbone, task, resolutions, preprocessing, **kwargs)
         if distillation not in losses.DISTILLATIONS:
             raise ValueError(
                 f"`distillation` must be one of {losses.DISTILLATIONS}. "
                 f"Received: distillation={distillation!r}"
             )
-        self.resolutions = check_resolutions(resolutions)
-        if self.resolutions[-1] < backbone.stride:
-            raise ValueError(
-                f"`resolutions` must be at least {backbone.stride} pixels, "
-                "the stride of the backbone. "
-                f"Received: resolutions={self.resolutions}"
-            )
-        self.num_classes = int(num_classes)
         self.distillation = distillation
-        self.extrapolate = extrapolate
-        self.classifier_initializer = keras.initializers.get(classifier_initializer)
+        self.extrapolate = bool(extrapolate)
+        self.private_bn = bool(private_bn)
 
         # === Layers ===
-        layers = self.layer_set(
-            LayerSet(
-                norm=functools.partial(
-                    SwitchableBatchNormalization,
-                    self.resolutions,
-                    extrapolate=extrapolate,
-                )
-            ),
-            functools.partial(
-                SwitchableQuantizer,
-                resolutions=self.resolutions,
-                extrapolate=extrapolate,
-            ),
-        )
-        self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
-        self.backbone = backbone.with_layers(layers)
-        self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
-        self.classifier = layers.dense(
-            self.num_classes,
-            kernel_initializer=self.classifier_initializer,
-            name="classifier",
-        )
-        if len(self.resolutions) > 1:
+        axis = {"resolutions": self.resolutions, "extrapolate": self.extrapolate}
+        layers, private = LayerSet(), None
+        if self.private_bn:
+            norm = functools.partial(SwitchableBatchNormalization, **axis)
+            layers = LayerSet(norm=norm)
+            private = functools.partial(SwitchableQuantizer, **axis)
+        self.make_layers(backbone, layers, private)
+        if self.has_ensemble:
             # Scores of the resolutions in the ensemble, before the softmax.
             self.alpha = self.add_weight(
                 shape=(len(self.resolutions),),
@@ -138,48 +114,60 @@ class RSNet(Classifier):
         )
         self.build_from_point(self.operating_points[0])
 
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether there are several outputs to average."""
+        return len(self.resolutions) > 1 and bool(self.task.divergences)
+
+    def check_point(self, point: OperatingPoint) -> None:
+        """Raises a `ValueError` unless the network can run at a point."""
+        if (point.width, point.exit) != (None, None) or point.resolution is None:
+            raise ValueError(
+                f"`point` must have a resolution, and neither a width nor an exit: "
+                f"{self.name!r} switches resolutions. Received: point={point}"
+            )
+        if self.private_bn:
+            neighbours(self.resolutions, point.resolution, self.extrapolate)
+
     # === Forward ===
 
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
+        inputs, size = self.split_size(inputs)
         if not isinstance(inputs, (list, tuple)):
-            point = point or self._point_of(inputs)
-            return self._logits(inputs, point, training)
-        self._check_pyramid(inputs)
+            if point is None:
+                point = self.point_at(inputs)
+            self.check_point(point)
+            self.check_size(inputs, point)
+            return self.outputs_at(inputs, point, training)
+        self._check_views(inputs)
         with rounding_kernels_once():
-            logits = {
-                point.name: self._logits(images, point, training)
+            outputs = {
+                point.name: self.outputs_at(images, point, training)
                 for point, images in zip(self.operating_points, inputs)
             }
-        if len(logits) > 1:
-            logits["ensemble"] = losses.ensemble_logits(
-                list(logits.values()), ops.softmax(self.alpha)
-            )
-        return logits
+        return self.with_ensemble(outputs, size or tuple(inputs[0].shape[1:3]))
 
-    def _logits(self, images, point, training):
-        x = self.preprocessing(images)
-        # JAX calls `call` itself, so that `training` reaches no inner layer
-        # unless it is passed on.
-        x = self.pool(self.backbone(x, point=point, training=training))
-        # Probabilities and losses want more than 16 bits.
-        return ops.cast(point.call(self.classifier, x), "float32")
+    def with_ensemble(self, outputs: dict, size) -> dict:
+        """Returns aligned outputs and their ensemble (equation 5).
 
-    def _point_of(self, images):
-        """The operating point at the images' own resolution."""
-        shape = tuple(images.shape)
-        if len(shape) != 4 or shape[1] is None or shape[1] != shape[2]:
-            raise ValueError(
-                "Images must have shape (batch, resolution, resolution, 3) "
-                "with a known resolution: resize and batch them first, or "
-                "name the operating point: `model.logits(images, point)`. "
-                f"Received: shape {shape}"
+        Args:
+            outputs: Outputs by the name of the operating point.
+            size: Height and width in pixels that outputs are aligned to.
+        """
+        outputs = {name: self.task.align(z, size) for name, z in outputs.items()}
+        if self.has_ensemble:
+            outputs["ensemble"] = losses.ensemble_logits(
+                list(outputs.values()), ops.softmax(self.alpha)
             )
-        return OperatingPoint(resolution=shape[1])
+        return outputs
+
+    def point_at(self, images) -> OperatingPoint:
+        return OperatingPoint(resolution=self.resolution_of_images(images))
 
     @property
     def ensemble_weights(self) -> np.ndarray:
         """Weight of each resolution in the ensemble (equation 5), sum 1."""
-        if len(self.resolutions) == 1:
+        if not self.has_ensemble:
             return np.ones(1, "float32")
         return ops.convert_to_numpy(ops.softmax(self.alpha))
 
@@ -188,86 +176,105 @@ class RSNet(Classifier):
     @property
     def output_names(self) -> list[str]:
         names = [point.name for point in self.operating_points]
-        return names + ["ensemble"] if len(names) > 1 else names
+        return names + ["ensemble"] if self.has_ensemble else names
 
     @output_names.setter
     def output_names(self, value):
         pass  # as in the base class
 
     def prepare_inputs(self, images):
-        """One tensor a resolution, made from the largest (section 3.3)."""
+        """Returns one tensor per resolution, made from the largest (section 3.3)."""
         if isinstance(images, (list, tuple)):
             return tuple(images)
-        size = self._point_of(images).resolution
+        size = self.resolution_of_images(images)
         if size != self.resolutions[0]:
             raise ValueError(
                 "`fit` and `evaluate` take images at the largest resolution, "
-                f"{self.resolutions[0]} pixels, or a tuple with one tensor a "
+                f"{self.resolutions[0]} pixels, or a tuple with one tensor per "
                 f"resolution, {self.resolutions}. "
                 f"Received: images of {size} pixels"
             )
         images = ops.cast(images, "float32")
         return tuple(resize_bilinear(images, r) for r in self.resolutions)
 
-    def _check_pyramid(self, inputs):
+    def _check_views(self, inputs):
         sizes = [tuple(x.shape[1:3]) for x in inputs]
         if sizes != [(r, r) for r in self.resolutions]:
             raise ValueError(
-                "A tuple of images must have one tensor a resolution, the "
+                "A tuple of images must have one tensor per resolution, the "
                 f"largest first: {self.resolutions}. Received: sizes {sizes}"
             )
 
-    def loss_terms(self, y, logits: dict, sample_weight=None) -> dict:
-        """The terms of equation 9, whose sum is the loss.
+    def loss_terms(self, y, outputs: dict, sample_weight=None) -> dict:
+        """Returns the terms of equation 9, whose sum is the loss.
 
         Args:
-            y: Labels, as the compiled loss takes them.
-            logits: The dict that the model gives for a tuple of images.
+            y: Targets, as the compiled loss takes them.
+            outputs: The dict that the model returns for a tuple of images.
             sample_weight: Optional weights of shape (batch,).
 
         Returns:
-            A dict with `"classification"` (equation 2) and, for more than one
-            resolution, `"ensemble"` (equation 6), which moves nothing but
-            alpha, and `"distillation"` (equation 8 or 10), unless it is
-            `"none"`.
+            A dict with the task's loss at all resolutions, under the name
+            `"classification"` (equation 2), and, for more than one resolution,
+            `"ensemble"` (equation 6), whose gradient reaches nothing but alpha, and
+            `"distillation"` (equation 8 or 10), unless it is `"none"`.
         """
-        cross_entropy = self.classification_loss
-        per_point = [logits[point.name] for point in self.operating_points]
-        terms = {
-            "classification": sum(cross_entropy(y, z, sample_weight) for z in per_point)
-        }
-        if len(per_point) > 1:
-            ensemble = logits["ensemble"]
-            terms["ensemble"] = cross_entropy(y, ensemble, sample_weight)
+        loss = self.task_loss
+        per_point = [outputs[point.name] for point in self.operating_points]
+        terms = {"classification": sum(loss(y, z, sample_weight) for z in per_point)}
+        if self.has_ensemble:
+            ensemble = outputs["ensemble"]
+            terms["ensemble"] = loss(y, ensemble, sample_weight)
             if self.distillation != "none":
                 terms["distillation"] = losses.distillation_loss(
-                    per_point, ensemble, self.distillation, sample_weight
+                    per_point,
+                    ensemble,
+                    self.distillation,
+                    sample_weight,
+                    self.task.divergence(self.task.divergences[0]),
                 )
         return terms
 
     # === Config ===
 
+    def identity(self):
+        return {**super().identity(), "private_bn": self.private_bn}
+
     def get_config(self):
         return {
             **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "resolutions": self.resolutions,
             "distillation": self.distillation,
-            "preprocessing": self.preprocessing.mode,
             "extrapolate": self.extrapolate,
-            "classifier_initializer": keras.initializers.serialize(
-                self.classifier_initializer
-            ),
+            "private_bn": self.private_bn,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**{**config, "backbone": backbone})
 
 
 RESOLUTIONS = (224, 192, 160, 128, 96)
+
+# Uniform in +-1 / sqrt(fan_in), as the published networks start.
+_UNIFORM = keras.initializers.VarianceScaling(
+    1 / 3, mode="fan_in", distribution="uniform"
+)
+
+
+def _resnet(
+    quantization,
+    zero_init_residual: bool | None = None,
+    pre_activation: bool | None = None,
+    **architecture,
+) -> ResNet:
+    """Returns the ResNet that suits a quantization, as LQ-Nets chooses it."""
+    learned = isinstance(quantization, LearnedQuantization)
+    if pre_activation is None:
+        pre_activation = learned and quantization.activation_bits < 32
+    if zero_init_residual is None:
+        zero_init_residual = learned and not pre_activation
+    return ResNet(
+        zero_init_residual=zero_init_residual,
+        pre_activation=pre_activation,
+        name="backbone",
+        **architecture,
+    )
 
 
 def _rs_resnet(
@@ -276,43 +283,30 @@ def _rs_resnet(
     distillation,
     preprocessing,
     weights,
+    *,
+    name,
     depths,
-    bottleneck,
     filters=(64, 128, 256, 512),
+    bottleneck=False,
     stem="imagenet",
     zero_init_residual=None,
     pre_activation=None,
-    quantization=None,
+    include_top=True,
+    pooling=None,
     **kwargs,
 ) -> RSNet:
-    # As LQ-Nets quantizes ResNets
-    learned = isinstance(quantization, LearnedQuantization)
-    quantized_activations = learned and quantization.activation_bits < 32
-    if pre_activation is None:
-        pre_activation = quantized_activations
-    if zero_init_residual is None:
-        zero_init_residual = learned and not pre_activation
-    backbone = ResNet(
-        depths,
-        filters,
-        bottleneck,
-        stem,
+    backbone = _resnet(
+        kwargs.get("quantization"),
         zero_init_residual,
         pre_activation,
-        name="backbone",
+        depths=depths,
+        filters=filters,
+        bottleneck=bottleneck,
+        stem=stem,
     )
+    task = headless_task(num_classes, _UNIFORM, include_top, pooling)
     model = RSNet(
-        backbone,
-        num_classes,
-        resolutions,
-        distillation,
-        preprocessing,
-        # Uniform in +-1 / sqrt(fan_in), as the published networks start.
-        classifier_initializer=keras.initializers.VarianceScaling(
-            1 / 3, mode="fan_in", distribution="uniform"
-        ),
-        quantization=quantization,
-        **kwargs,
+        backbone, task, resolutions, distillation, preprocessing, name=name, **kwargs
     )
     return load_weights_file(model, weights)
 
@@ -334,14 +328,16 @@ def RSNet18(
         resolutions: Resolutions to train, in pixels; see `RSNet`.
         distillation: See `RSNet`.
         preprocessing: `"imagenet"`, `"unit"` or `None`; see `RSNet`.
-        weights: `None` for random weights, or the path of a `.weights.h5`
-            file of a model with the same arguments.
-        depths: Residual blocks a stage.
-        **kwargs: `filters`, `stem`, `zero_init_residual` and
-            `pre_activation` of `backbones.ResNet`, and further arguments of
-            `RSNet`. For 32 or 64 pixel pictures: `stem="small"`. With
-            `quantization=LearnedQuantization(...)`, the defaults of the
-            middle two are what LQ-Nets uses.
+        weights: `None` for random weights, or the path of a `.weights.h5` file of a
+            model with the same arguments.
+        depths: Residual blocks of each stage.
+        **kwargs: `filters`, `stem`, `zero_init_residual` and `pre_activation` of
+            `backbones.ResNet`, and further arguments of `RSNet`. For images of 32
+            or 64 pixels: `stem="small"`. With
+            `quantization=LearnedQuantization(...)`, the defaults of
+            `zero_init_residual` and `pre_activation` are those of LQ-Nets.
+            `include_top=False` leaves out the classifier: the network returns
+            features, pooled as `pooling` (None, `"avg"` or `"max"`) says.
     """
     return _rs_resnet(
         num_classes,
@@ -349,8 +345,7 @@ def RSNet18(
         distillation,
         preprocessing,
         weights,
-        depths,
-        bottleneck=False,
+        depths=depths,
         name=name,
         **kwargs,
     )
@@ -373,8 +368,7 @@ def RSNet34(
         distillation,
         preprocessing,
         weights,
-        depths,
-        bottleneck=False,
+        depths=depths,
         name=name,
         **kwargs,
     )
@@ -397,7 +391,7 @@ def RSNet50(
         distillation,
         preprocessing,
         weights,
-        depths,
+        depths=depths,
         bottleneck=True,
         name=name,
         **kwargs,
@@ -421,7 +415,7 @@ def RSNet101(
         distillation,
         preprocessing,
         weights,
-        depths,
+        depths=depths,
         bottleneck=True,
         name=name,
         **kwargs,
@@ -436,29 +430,24 @@ def RSMobileNetV2(
     weights: str | None = None,
     alpha: float = 1.0,
     stem: str = "imagenet",
+    include_top: bool = True,
+    pooling: str | None = None,
     name: str = "rsmobilenetv2",
     **kwargs,
 ) -> RSNet:
     """RS-Net on MobileNetV2 (RS-Net, table 2).
 
     Args:
-        num_classes: Number of classes.
-        resolutions: Resolutions to train, in pixels; see `RSNet`.
-        distillation: See `RSNet`.
-        preprocessing: `"imagenet"`, `"unit"` or `None`; see `RSNet`.
-        weights: `None` for random weights, or the path of a `.weights.h5`
-            file of a model with the same arguments.
         alpha: Width multiplier.
-        stem: `"small"` for 32 or 64 pixel pictures.
-        **kwargs: Further arguments of `RSNet`.
+        num_classes, resolutions, distillation, preprocessing, weights, stem,
+            include_top, pooling, **kwargs: As for `RSNet18`.
     """
     model = RSNet(
         MobileNetV2(alpha=alpha, stem=stem, name="backbone"),
-        num_classes,
+        headless_task(num_classes, SMALL_NORMAL, include_top, pooling),
         resolutions,
         distillation,
         preprocessing,
-        classifier_initializer=keras.initializers.RandomNormal(stddev=0.01),
         name=name,
         **kwargs,
     )

@@ -1,10 +1,11 @@
 """The sandwich rule, one sub-network after the other (TensorFlow)."""
 
+import keras
 from keras import ops
 
 from keras_resadapt.layers import resize_to_corners
 from keras_resadapt.layers.batch_normalization import num_replicas
-from keras_resadapt.points.operating_point import DrawnWidth
+from keras_resadapt.points import DrawnWidth
 
 
 def draw_sub_networks(
@@ -43,54 +44,55 @@ def draw_sub_networks(
     ]
 
 
-def sandwich_gradients(model, images, y, sample_weight, sub_networks):
-    """The loss of a training step and its gradient (equations 2 to 4).
+def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None):
+    """Returns the loss of a training step and its gradient (equations 2 to 4).
 
-    Each sub-network starts when the gradient of the one before is there, so
-    that the activations of one at a time are alive.
+    Each sub-network starts when the gradient of the previous one has been
+    computed, so that only one sub-network's activations are in memory at a time.
 
     Args:
         model: A `MutualNet`.
         images: Tensor at the largest resolution.
-        y, sample_weight: As `fit` gives them.
+        y, sample_weight: Targets and weights, as `fit` passes them.
         sub_networks: Pairs (operating point, resolution).
+        size: Height and width to align outputs to; by default those of the images.
 
     Returns:
-        The loss as one replica alone would have it, the full network's
-        logits, and the gradient of the loss as the optimizer scales it, one
-        tensor a trainable variable.
+        The loss as one replica alone would compute it, the full network's aligned
+        outputs, and the gradient of the loss as the optimizer scales it, one tensor
+        per trainable variable.
     """
     import tensorflow as tf
 
-    variables = model.trainable_variables
+    # TensorFlow's variables: it makes no zero gradients for those of Keras.
+    variables = [variable.value for variable in model.trainable_variables]
+    size = size or tuple(images.shape[1:3])
 
     def run(images, point, loss_of):
         with tf.GradientTape() as tape:
-            logits = model(images, point=point, training=True)
-            loss = loss_of(logits)
+            outputs = model.task.align(model(images, point=point, training=True), size)
+            loss = loss_of(outputs)
             scaled = model.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
-        return loss, logits, gradients
+        return loss, outputs, gradients
 
-    loss, full_logits, gradients = run(
-        images,
-        model.full_point,
-        lambda logits: model.compute_loss(
-            y=y,
-            y_pred={model.full_point.name: logits},
-            sample_weight=sample_weight,
-        ),
-    )
-    teacher = tf.stop_gradient(full_logits)
+    def full_loss(outputs):
+        return model.compute_loss(
+            y=y, y_pred={model.full_point.name: outputs}, sample_weight=sample_weight
+        )
+
+    loss, full_outputs, gradients = run(images, model.full_point, full_loss)
+    teacher = keras.tree.map_structure(tf.stop_gradient, full_outputs)
+
+    def sub_loss(outputs):
+        return model.sub_network_loss(teacher, outputs, y, sample_weight)
+
     for point, resolution in sub_networks:
         with tf.control_dependencies(gradients):
             images = tf.identity(images)
-        sub_loss, _, more = run(
-            resize_to_corners(images, (resolution, resolution)),
-            point,
-            lambda logits: model.divergence(teacher, logits, sample_weight),
-        )
-        loss += sub_loss
+        view = resize_to_corners(images, (resolution, resolution))
+        loss_here, _, more = run(view, point, sub_loss)
+        loss += loss_here
         gradients = [a + b for a, b in zip(gradients, more)]
     # Keras's losses are divided by the number of replicas.
-    return loss * num_replicas(), full_logits, gradients
+    return loss * num_replicas(), full_outputs, gradients

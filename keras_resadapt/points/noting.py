@@ -1,4 +1,4 @@
-"""Which quantizer every tensor of a pass came from."""
+"""An interpreter that follows quantized tensors through a pass."""
 
 import dataclasses
 from typing import Any
@@ -10,8 +10,12 @@ from keras_resadapt.points.operating_point import OperatingPoint
 
 @dataclasses.dataclass(frozen=True)
 class NotingPoint(OperatingPoint):
-    """An operating point that notes which quantizer a tensor came from, and
-    lets quantized layers know the step of their inputs."""
+    """An operating point that notes which quantizer each tensor came from.
+
+    It gives every quantized convolution and dense layer its `input_step`: a
+    function from an operating point to the distance between the levels of its
+    inputs.
+    """
 
     origins: dict = dataclasses.field(default_factory=dict, compare=False)
 
@@ -19,7 +23,8 @@ class NotingPoint(OperatingPoint):
         if hasattr(layer, "input_step"):
             quantizer = layer.input_quantizer or self.origin(inputs)
             if hasattr(quantizer, "step"):
-                # A function: a layer would become a part of that one.
+                # A function, because an attribute that is a layer would be
+                # tracked as a part of this layer.
                 layer.input_step = lambda point: point.step(quantizer)
         outputs = super().call(layer, inputs, **kwargs)
         if hasattr(layer, "calibrate"):
@@ -29,10 +34,10 @@ class NotingPoint(OperatingPoint):
         return outputs
 
     def origin(self, tensor):
-        """The quantizer of a tensor; None for none."""
+        """Returns the quantizer that a tensor came from, or None."""
         quantizer, _ = self.origins.get(id(tensor), (None, None))
         return quantizer
 
     def _note(self, tensor, quantizer) -> None:
-        # With the tensor, so that its id is not used again
+        # The tensor is kept, so that its id is not used again.
         self.origins[id(tensor)] = (quantizer, tensor)

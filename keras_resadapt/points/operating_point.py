@@ -1,16 +1,19 @@
 """The operating point: where on its cost axes a network runs."""
 
 import dataclasses
+import math
 import numbers
 import operator
 from typing import Any
+
+import keras
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawnWidth:
     """A width multiplier that is known only when the graph runs.
 
-    Not the tensor itself, which Keras would cast to a layer's precision.
+    It wraps the tensor, which Keras would otherwise cast to a layer's precision.
 
     Args:
         value: A scalar tensor of float64.
@@ -19,18 +22,22 @@ class DrawnWidth:
     value: Any
 
 
+@keras.saving.register_keras_serializable("keras_resadapt")
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
     """One way of running a resolution-adaptive network.
 
-    An axis that a family lacks stays `None`. A point is passed through every
-    call; nothing is ever switched "active".
+    An axis that a family lacks stays `None`. The point is passed through every
+    call; a network has no "active" point.
 
     Args:
         resolution: Height and width of the input in pixels.
-        width: Width multiplier, 1.0 for the full width; inside a graph, it
-            can be a `DrawnWidth`.
-        exit: Index of the classifier that answers, from 0.
+        width: Width multiplier, 1.0 for the full width. Inside a graph, it can be
+            a `DrawnWidth`.
+        exit: Index of the exit whose logits are returned, from 0.
+
+    Raises:
+        ValueError: An axis is out of its range.
     """
 
     resolution: int | None = None
@@ -38,36 +45,36 @@ class OperatingPoint:
     exit: int | None = None
 
     def __post_init__(self):
-        if hasattr(self.resolution, "__index__"):  # NumPy's, say
-            resolution = operator.index(self.resolution)
-            object.__setattr__(self, "resolution", resolution)
-        if self.resolution is not None and not (
-            isinstance(self.resolution, int) and self.resolution > 0
+        self._check_integer("resolution", 1, "a positive integer (pixels)")
+        self._check_integer("exit", 0, "a non-negative integer")
+        width = self.width
+        if width is None or isinstance(width, DrawnWidth):
+            return
+        if (
+            isinstance(width, bool)
+            or not isinstance(width, numbers.Real)
+            or not 0 < width < math.inf
         ):
-            raise ValueError(
-                "`resolution` must be a positive integer (pixels). "
-                f"Received: resolution={self.resolution!r}"
-            )
-        if not (
-            self.width is None
-            or isinstance(self.width, DrawnWidth)
-            or (isinstance(self.width, numbers.Real) and self.width > 0)
-        ):
-            raise ValueError(
-                f"`width` must be positive. Received: width={self.width!r}"
-            )
-        if self.exit is not None and not (
-            isinstance(self.exit, int) and self.exit >= 0
-        ):
-            raise ValueError(
-                f"`exit` must be an integer from 0. Received: exit={self.exit!r}"
-            )
+            raise ValueError(f"`width` must be positive. Received: width={width!r}")
+        object.__setattr__(self, "width", float(width))
+
+    def _check_integer(self, axis: str, least: int, rule: str) -> None:
+        value = getattr(self, axis)
+        if value is None:
+            return
+        whole = value
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            if value == value and abs(value) < math.inf and int(value) == value:
+                whole = int(value)  # also 224.0
+        if isinstance(whole, bool) or not hasattr(whole, "__index__") or whole < least:
+            raise ValueError(f"`{axis}` must be {rule}. Received: {axis}={value!r}")
+        object.__setattr__(self, axis, operator.index(whole))
 
     @property
     def name(self) -> str:
-        """The one name of this point, `"r160_w075_exit2"`.
+        """The one name of this point, such as `"r160_w075_exit2"`.
 
-        It names the output, the metric, the table's row and the signature.
+        It names the output, the metric, the row of a table and the signature.
         """
         parts = []
         if self.resolution is not None:
@@ -82,26 +89,49 @@ class OperatingPoint:
         """Calls a layer with the parts of this point that it depends on.
 
         A layer of this package names those axes in `depends_on`, such as
-        `("resolution",)`, or the whole of it, `("point",)`; a stock Keras
-        layer has none and is called plainly.
+        `("resolution",)`, or the whole point, `("point",)`. A stock Keras layer
+        depends on none and is called with its inputs alone.
         """
-        return layer(inputs, **self._axes(layer), **kwargs)
+        return layer(inputs, **self.axes_of(layer), **kwargs)
 
     def affine(self, norm):
-        """The scale and offset of a normalization layer in inference, with
-        the parts of this point that it depends on."""
-        return norm.affine(**self._axes(norm))
+        """Returns the scale and offset of a normalization layer in inference."""
+        return norm.affine(**self.axes_of(norm))
 
     def statistics(self, norm):
-        """The mean and variance variables of a normalization layer, likewise."""
-        return norm.statistics(**self._axes(norm))
+        """Returns the mean and variance variables of a normalization layer."""
+        return norm.statistics(**self.axes_of(norm))
 
     def step(self, quantizer):
-        """The distance of an activation quantizer's levels, likewise."""
-        return quantizer.step(**self._axes(quantizer))
+        """Returns the distance between the levels of an activation quantizer."""
+        return quantizer.step(**self.axes_of(quantizer))
 
-    def _axes(self, layer) -> dict[str, Any]:
+    def axes_of(self, layer) -> dict[str, Any]:
+        """Returns the parts of this point that a layer depends on, by name."""
         return {
             axis: self if axis == "point" else getattr(self, axis)
             for axis in getattr(layer, "depends_on", ())
         }
+
+    def axes(self) -> dict[str, Any]:
+        """Returns the value of every axis, by name."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(OperatingPoint)
+        }
+
+    def interpreted_by(self, interpreter: type, **fields) -> "OperatingPoint":
+        """Returns an interpreter at this point.
+
+        Args:
+            interpreter: A subclass of `OperatingPoint`.
+            **fields: The interpreter's own fields.
+        """
+        return interpreter(**self.axes(), **fields)
+
+    def get_config(self) -> dict[str, Any]:
+        return self.axes()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "OperatingPoint":
+        return cls(**config)

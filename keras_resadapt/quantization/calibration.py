@@ -1,37 +1,16 @@
 """Activation ranges computed without training."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import keras
 
-from keras_resadapt.points.operating_point import OperatingPoint
-
-
-@dataclasses.dataclass(frozen=True)
-class _CalibratingPoint(OperatingPoint):
-    """An operating point at which activation quantizers look at what they
-    get, and round nothing."""
-
-    def call(self, layer, inputs, **kwargs) -> Any:
-        if not hasattr(layer, "calibrate"):
-            return super().call(layer, inputs, **kwargs)
-        layer.calibrate(inputs, **self._axes(layer))
-        return inputs
-
-
-@dataclasses.dataclass(frozen=True)
-class _ListingPoint(OperatingPoint):
-    """An operating point that notes the activation quantizers."""
-
-    quantizers: list = dataclasses.field(default_factory=list)
-
-    def call(self, layer, inputs, **kwargs) -> Any:
-        if hasattr(layer, "calibrate"):
-            self.quantizers.append((layer, self._axes(layer)))
-            return inputs
-        return super().call(layer, inputs, **kwargs)
+from keras_resadapt.batches import first_images, images_at
+from keras_resadapt.compiled import compile_function
+from keras_resadapt.points import CalibratingPoint, ListingPoint, OperatingPoint
+from keras_resadapt.points.recording import symbolic_call
+from keras_resadapt.quantization.scheme import check_network
 
 
 def calibrate_ranges(
@@ -63,24 +42,13 @@ def calibrate_ranges(
         TypeError: The model is no classifier of this package.
         ValueError: The model is not quantized, or an argument is bad.
     """
-    from keras_resadapt.batches import images_at
-    from keras_resadapt.compiled import compile_function
-    from keras_resadapt.inference.calibrating.batch_norm_calibration import (
-        first_images,
-        points_to_calibrate,
-    )
-    from keras_resadapt.models.point_cascade import PointCascade
-
-    if isinstance(model, PointCascade):
-        return calibrate_ranges(
-            model.network, data, points or model.points, num_images, verbose
-        )
-    points = points_to_calibrate(model, points, num_images)
-    if model.quantization is None:
+    check_network(model)
+    if model.scheme is None:
         raise ValueError(
             f"{model.name!r} is not quantized: see "
             "`keras_resadapt.quantization.quantize`."
         )
+    points, model = model.points_to_calibrate(points), model.inner_network()
     sizes = [model.resolution_of(point) for point in points]
     counters = [
         layer.counter(**axes)
@@ -89,9 +57,7 @@ def calibrate_ranges(
     ]
     passes = [
         compile_function(
-            lambda images, point=point: run_all(
-                model, images, _CalibratingPoint(**dataclasses.asdict(point))
-            )
+            functools.partial(model, point=point.interpreted_by(CalibratingPoint))
         )
         for point in points
     ]
@@ -105,8 +71,10 @@ def calibrate_ranges(
 
 
 def check_calibrated(model: keras.Model, points: Sequence[OperatingPoint]) -> None:
-    """Raises a `ValueError` for a point with activation ranges that neither
-    training nor calibration has found."""
+    """Raises a `ValueError` for a point whose activation ranges are unknown.
+
+    They are found by training or by `calibrate_ranges`.
+    """
     for point in dict.fromkeys(
         dataclasses.replace(point, exit=None) for point in points
     ):
@@ -120,26 +88,12 @@ def check_calibrated(model: keras.Model, points: Sequence[OperatingPoint]) -> No
                 )
 
 
-def run_all(model, images, point):
-    """The logits at a point; of a cascade, after all its exits."""
-    from keras_resadapt.models.cascade import Cascade
-
-    if not isinstance(model, Cascade):
-        return model(images, point=point)
-    state = model.start(images, point)
-    while state.exit < model.num_exits:
-        logits, state = model.advance(state)
-    return logits
-
-
 def _quantizers_at(model, point) -> list:
-    """The activation quantizers of a point, and its axes for each."""
-    from keras_resadapt.profile import symbolic_call
-
-    lister = _ListingPoint(**dataclasses.asdict(point))
+    """Returns the activation quantizers of a point, and its axes for each."""
+    lister = point.interpreted_by(ListingPoint)
     size = model.resolution_of(point)
     symbolic_call(
-        lambda images: run_all(model, images, lister),
+        lambda images: model.call(images, point=lister),
         keras.KerasTensor((1, size, size, 3)),
     )
     return lister.quantizers

@@ -14,7 +14,7 @@ from keras_resadapt.quantization.quantizers import (
     ActivationQuantizer,
     WeightQuantizer,
 )
-from keras_resadapt.quantization.scheme import Scheme
+from keras_resadapt.quantization.scheme import Scheme, check_network
 
 
 def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
@@ -49,21 +49,15 @@ def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
     >>> quantized.compile(keras.optimizers.SGD(1e-3), metrics=["accuracy"])
     >>> quantized.fit(batches, epochs=2)
     """
-    # Models are made of this package's layers: imported before them.
-    from keras_resadapt.models.classifier import Classifier
-    from keras_resadapt.models.point_cascade import PointCascade
-
-    if not isinstance(model, Classifier):
-        raise TypeError(
-            "`model` must be a network of this package, such as an `RSNet`. "
-            f"Received: {type(model).__name__}"
-        )
+    check_network(model)
     if not isinstance(scheme, Scheme):
         raise TypeError(
             f"`scheme` must be a scheme, such as `Int8()`. Received: scheme={scheme!r}"
         )
-    if isinstance(model, PointCascade):
-        return _with_network(model, quantize(model.network, scheme))
+    return model.rebuilt(lambda network: _quantize(network, scheme))
+
+
+def _quantize(model, scheme: Scheme):
     if model.quantization is not None:
         raise ValueError(
             f"{model.name!r} is quantized already, with {model.quantization}."
@@ -91,10 +85,11 @@ def pack(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: A network that is not, or that is packed already.
     """
-    from keras_resadapt.models.point_cascade import PointCascade
+    check_network(model)
+    return model.rebuilt(_pack)
 
-    if isinstance(model, PointCascade):
-        return _with_network(model, pack(model.network))
+
+def _pack(model):
     scheme = model.quantization
     if not isinstance(scheme, LearnedQuantization) or scheme.packed:
         raise ValueError(
@@ -120,10 +115,11 @@ def unpack(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: A network that is not packed.
     """
-    from keras_resadapt.models.point_cascade import PointCascade
+    check_network(model)
+    return model.rebuilt(_unpack)
 
-    if isinstance(model, PointCascade):
-        return _with_network(model, unpack(model.network))
+
+def _unpack(model):
     if not getattr(model.quantization, "packed", False):
         raise ValueError(
             f"{model.name!r} is not packed: quantization={model.quantization}"
@@ -164,11 +160,6 @@ def _with_packing(model, packed: bool):
 
 def _layer_pairs(model, copy):
     return zip(model._flatten_layers(), copy._flatten_layers(), strict=True)
-
-
-def _with_network(cascade, network):
-    """A `PointCascade` of the same points of another network."""
-    return type(cascade).from_config(cascade.get_config(), network)
 
 
 def refit_weights(model: keras.Model) -> None:

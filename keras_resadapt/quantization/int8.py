@@ -1,10 +1,11 @@
-"""Eight-bit quantization, as TensorFlow Model Optimization does it."""
+"""Eight-bit quantization with the quantizers of TensorFlow Model Optimization."""
 
 import dataclasses
 
 import keras
 from keras import ops
 
+from keras_resadapt.layers.replicas import gather_from_replicas, num_replicas
 from keras_resadapt.layers.slimmable import channels_of, first_channels
 from keras_resadapt.quantization.quantizers import (
     ActivationQuantizer,
@@ -20,14 +21,14 @@ from keras_resadapt.quantization.tfmot import (
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class LastValueWeights(WeightQuantizer):
-    """TFMOT's `LastValueQuantizer`, symmetric, of a narrow range.
+    """TFMOT's `LastValueQuantizer`, symmetric and with a narrow range.
 
-    Levels are the multiples, from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1, of
-    a step that fits the kernel's last largest magnitude.
+    Levels are the multiples from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1 of a
+    step, so that the outermost levels are the largest magnitude of the kernel.
 
     Args:
-        bits: Of a weight.
-        per_channel: One step an output channel, instead of one for all.
+        bits: Bits per weight.
+        per_channel: Whether each output channel has its own step.
     """
 
     def __init__(self, bits: int = 8, per_channel: bool = True, **kwargs):
@@ -49,10 +50,9 @@ class LastValueWeights(WeightQuantizer):
         return self.rounded(kernel)
 
     def fit(self, kernel):
-        # Of a part of the kernel, `training=True` would see a part's range.
         kernel = ops.cast(kernel, "float32")
         self._quantizer(kernel, training=True, weights=tensors(self._range))
-        # A channel of zeros needs a range as well: its levels become scales.
+        # A channel of zeros needs a range as well, because LiteRT divides by it.
         for variable, value in zip(self._range.values(), (-1.0, 1.0)):
             limit = ops.cast(variable, "float32")
             variable.assign(ops.where(ops.equal(limit, 0.0), value, limit))
@@ -60,15 +60,18 @@ class LastValueWeights(WeightQuantizer):
     start = fit
 
     def magnitude(self, channels):
-        """The largest magnitude that has a level, of each of the first
-        output channels, or one for all."""
+        """Returns the largest level, per output channel or for all of them.
+
+        Args:
+            channels: Number of the first output channels to return it for.
+        """
         magnitude = ops.cast(self._range["max_var"], "float32")
         if self.per_channel:
             magnitude = first_channels(magnitude, channels)
         return magnitude
 
     def step(self, channels):
-        """The distance of two levels, likewise."""
+        """Returns the distance between two levels; see `magnitude`."""
         return self.magnitude(channels) / (2 ** (self.bits - 1) - 1)
 
     def rounded(self, kernel):
@@ -91,14 +94,15 @@ class LastValueWeights(WeightQuantizer):
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class MovingRangeActivations(ActivationQuantizer):
-    """TFMOT's `MovingAverageQuantizer`, one range for the tensor.
+    """TFMOT's `MovingAverageQuantizer`, with one range per tensor.
 
-    Levels are 2^bits evenly spaced values, among them 0, from a minimum to a
-    maximum. Those are moving averages of the batches' own, which at first,
-    until a thousand batches were seen, count by 1 / (batches + 1).
+    Levels are 2^bits evenly spaced values from a minimum to a maximum,
+    including 0. The minimum and maximum are moving averages over batches. Each
+    of the first thousand batches counts by 1 / (batches + 1). Under
+    `tf.distribute`, they are those of all replicas together.
 
     Args:
-        bits: Of an activation.
+        bits: Bits per activation.
     """
 
     def __init__(self, bits: int = 8, **kwargs):
@@ -121,23 +125,33 @@ class MovingRangeActivations(ActivationQuantizer):
         return limits["min_var"], limits["max_var"]
 
     def train(self, inputs):
-        # TFMOT's average forgets a thousandth a step: it would take that long
-        # to come down from where it starts, or to follow a residual that
-        # starts at zero.
+        extremes = self.estimate(inputs)
+        # TFMOT's average moves by a thousandth per step: it would take a
+        # thousand steps to leave its initial range, or to follow a residual
+        # that starts at zero.
         batches = ops.cast(self.batches, "float32")
         share = ops.where(batches < 1000, 1 / (batches + 1), 0.0)
-        for variable, value in zip(self.state, self.estimate(inputs)):
+        for variable, value in zip(self.state, extremes):
             variable.assign(variable + share * (value - variable))
-        return self._quantize(inputs, True, *self.state)
+        # TFMOT's quantizer finds the extremes of its inputs itself, in this
+        # replica alone. So it updates the range from those of all replicas.
+        self._quantize(ops.stack(extremes), True, *self.state)
+        return self.rounded(inputs, *self.state)
 
     def estimate(self, inputs, *state):
-        return (
-            ops.minimum(ops.min(inputs), 0.0),
-            ops.maximum(ops.max(inputs), 0.0),
-        )
+        inputs = ops.reshape(inputs, (-1,))
+        # A replica without images has the range [0, 0].
+        extremes = [
+            ops.min(inputs, initial=0.0),
+            ops.max(inputs, initial=0.0),
+        ]
+        if num_replicas() > 1:
+            extremes = gather_from_replicas(ops.stack(extremes)[None])
+            extremes = [ops.min(extremes[:, 0]), ops.max(extremes[:, 1])]
+        return tuple(extremes)
 
     def step(self, *state):
-        """The distance of two levels, of the layer's own state by default."""
+        """Returns the distance between two levels, by default of its own state."""
         minimum, maximum = state or self.state
         return (maximum - minimum) / (2**self.bits - 1)
 
@@ -159,21 +173,22 @@ class MovingRangeActivations(ActivationQuantizer):
 class Int8(Scheme):
     """TFMOT's default 8-bit scheme, with its own quantizers.
 
-    Weights are symmetric and of a narrow range, activations asymmetric; see
-    `LastValueWeights` and `MovingRangeActivations`. BatchNormalization is
-    never folded into quantized weights, so that all operating points share
-    them: it changes their scales alone.
+    Weights are symmetric with a narrow range, activations asymmetric; see
+    `LastValueWeights` and `MovingRangeActivations`. BatchNormalization is never
+    folded into quantized weights, but only into their scales, so that all
+    operating points share the integers.
 
     Args:
-        weight_bits, activation_bits: From 4 to 8. LiteRT takes 8.
-        per_channel: One scale an output channel for weights.
+        weight_bits, activation_bits: From 4 to 8. LiteRT needs 8.
+        per_channel: Whether weights have one scale per output channel.
         first: Whether the convolution that takes the images is quantized.
-        last: Whether the classifiers' dense layers are.
-        private_ranges: Each operating point has its own activation ranges, as
-            it has its own BatchNormalization; otherwise all share one.
+        last: Whether the dense layers of the classifiers are quantized.
+        private_ranges: Whether each operating point has its own activation
+            ranges, as it has its own BatchNormalization. Otherwise all share
+            one.
 
     Raises:
-        ValueError: For bits that it does not know.
+        ValueError: For a number of bits that is not supported.
     """
 
     weight_bits: int = 8

@@ -1,4 +1,4 @@
-"""Activation quantizers with a state an operating point."""
+"""Activation quantizers with one state per operating point."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,8 @@ from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.quantization.quantizers import (
     ActivationQuantizer,
     new_counter,
+    quantizer_config,
+    with_quantizers,
 )
 
 
@@ -23,31 +25,28 @@ def _copy(quantizer, name):
 
 
 class _HasQuantizer(keras.layers.Layer):
-    """Made of one `ActivationQuantizer`, its first argument."""
+    """A layer made of one `ActivationQuantizer`, its first argument."""
 
     def compute_output_spec(self, inputs, *args, **kwargs):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "quantizer": keras.saving.serialize_keras_object(self.quantizer),
-        }
+        return {**super().get_config(), **quantizer_config(self, "quantizer")}
 
     @classmethod
     def from_config(cls, config):
-        quantizer = keras.saving.deserialize_keras_object(config["quantizer"])
-        return cls(**{**config, "quantizer": quantizer})
+        return super().from_config(with_quantizers(config))
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SwitchableQuantizer(_HasQuantizer):
-    """One state a resolution, as `SwitchableBatchNormalization` has one set of
-    statistics; in between, in inference, interpolated linearly as well.
+    """Activations rounded with one state per resolution.
+
+    In inference, the state of a resolution between two trained ones is
+    interpolated linearly, as in `SwitchableBatchNormalization`.
 
     Args:
-        quantizer: An `ActivationQuantizer` of which each resolution gets a
-            copy.
+        quantizer: An `ActivationQuantizer`; each resolution gets a copy.
         resolutions: The trained resolutions of the network's input, in
             pixels.
         extrapolate: As for `SwitchableBatchNormalization`.
@@ -99,23 +98,23 @@ class SwitchableQuantizer(_HasQuantizer):
         ]
 
     def step(self, resolution):
-        """The distance of the levels at a resolution."""
+        """Returns the distance between the levels at a resolution."""
         return self.quantizer.step(*self._state(resolution))
 
     def quantize_by_batch(self, inputs, resolution):
-        """As `ActivationQuantizer` does it."""
+        """See `ActivationQuantizer`."""
         return self._branch(resolution).quantize_by_batch(inputs)
 
     def calibrate(self, inputs, resolution):
-        """As `ActivationQuantizer` does it."""
+        """See `ActivationQuantizer`."""
         self._branch(resolution).calibrate(inputs)
 
     def counter(self, resolution):
-        """`batches` of a trained resolution's state."""
+        """Returns `batches` of the state of a trained resolution."""
         return self._branch(resolution).batches
 
     def counters(self, resolution) -> list:
-        """The `batches` of the states that a resolution uses."""
+        """Returns `batches` of each state that a resolution uses."""
         if resolution in self.resolutions:
             return [self._branch(resolution).batches]
         return [branch.batches for branch in self.branches]
@@ -133,20 +132,20 @@ class SwitchableQuantizer(_HasQuantizer):
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class SlimmableQuantizer(PointVariables, _HasQuantizer):
-    """One state an operating point of a slimmable network, as
-    `SlimmableBatchNormalization` has its statistics.
+    """Activations of a slimmable network, with one state per operating point.
 
-    Training keeps that of the full network alone; the sub-networks round each
-    batch to levels that fit it. Those of other points are added and computed
-    after training, by `quantization.calibrate_ranges`.
+    Training updates the state of the full network alone; the sub-networks
+    round each batch to levels that fit it. The states of other points are added
+    and computed after training, by `quantization.calibrate_ranges`.
 
     Args:
         quantizer: An `ActivationQuantizer`, of the full network.
-        full_resolution, full_width: Of the full network.
+        full_resolution: Resolution of the full network, in pixels.
+        full_width: Width multiplier of the full network.
 
     Call arguments:
         inputs: Float tensor of any shape.
-        resolution, width: Of the operating point.
+        resolution, width: Axes of the operating point.
         training: As for `ActivationQuantizer`.
     """
 
@@ -165,7 +164,7 @@ class SlimmableQuantizer(PointVariables, _HasQuantizer):
         self.full_resolution = full_resolution
         self.full_width = full_width
         self.quantizer = _copy(quantizer, "full")
-        self.of_points = {}  # state and counter
+        self.of_points = {}  # (*state, counter) by point
 
     def build(self, input_shape=None):
         self.quantizer.build(input_shape)
@@ -186,11 +185,11 @@ class SlimmableQuantizer(PointVariables, _HasQuantizer):
         return state
 
     def step(self, resolution, width):
-        """The distance of the levels at a point."""
+        """Returns the distance between the levels at a point."""
         return self.quantizer.step(*self._state(resolution, width))
 
     def add_statistics(self, resolution, width) -> None:
-        """Makes room for the state of one more point."""
+        """Adds the state of one more point."""
         prefix = f"{OperatingPoint(resolution, width).name}_"
         with self.adding_to(resolution, width) as key:
             state = self.quantizer.new_state(self, prefix)
@@ -198,24 +197,24 @@ class SlimmableQuantizer(PointVariables, _HasQuantizer):
             self.of_points[key] = (*state, counter)
 
     def quantize_by_batch(self, inputs, resolution, width):
-        """As `ActivationQuantizer` does it."""
+        """See `ActivationQuantizer`."""
         return self.quantizer.quantize_by_batch(inputs)
 
     def calibrate(self, inputs, resolution, width):
-        """As `ActivationQuantizer` does it."""
+        """See `ActivationQuantizer`."""
         if self.is_full(resolution, width):
             return self.quantizer.calibrate(inputs)
         *state, batches = self.at_point(resolution, width)
         self.quantizer.calibrate(inputs, state, batches)
 
     def counter(self, resolution, width):
-        """`batches` of the state of a point."""
+        """Returns `batches` of the state of a point."""
         if self.is_full(resolution, width):
             return self.quantizer.batches
         return self.at_point(resolution, width)[-1]
 
     def counters(self, resolution, width) -> list:
-        """`batches` of the state of a point, in a list."""
+        """Returns `batches` of the state of a point, in a list."""
         return [self.counter(resolution, width)]
 
     def named_variables(self):

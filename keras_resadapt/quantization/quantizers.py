@@ -1,4 +1,4 @@
-"""What every quantizer is: a layer that rounds a tensor to few values."""
+"""Base classes of quantizers: layers that round tensors to few values."""
 
 import contextlib
 import contextvars
@@ -6,16 +6,16 @@ import contextvars
 import keras
 from keras import ops
 
-# What the kernels of this pass are rounded to, by quantizer and shape
+# The rounded kernels of the current pass, by quantizer and shape
 _rounded_kernels = contextvars.ContextVar("rounded_kernels", default=None)
 
 
 @contextlib.contextmanager
 def rounding_kernels_once():
-    """Within, a kernel that several branches share is rounded once, and its
-    levels are updated once.
+    """Rounds a kernel once for all branches within the context.
 
-    For branches of one pass whose gradients are taken together.
+    Its levels are updated once, too. The branches must be parts of one pass
+    whose gradients are computed together.
     """
     token = _rounded_kernels.set({})
     try:
@@ -25,17 +25,18 @@ def rounding_kernels_once():
 
 
 class WeightQuantizer(keras.layers.Layer):
-    """Rounds kernels, whose last axis are the output channels.
+    """Rounds kernels that have the output channels in the last axis.
 
     A subclass defines `train`, `rounded`, `start` and `fit`.
 
     Call arguments:
-        kernel: The part of a kernel that is used: the first of its output
-            channels, any of its inputs.
+        kernel: The part of the kernel that is used: its first output channels,
+            and any input channels.
         whole: The whole kernel.
-        training: Update the levels, from the whole kernel, where all output
-            channels are used: of the widths that a slimmable network runs in
-            a step, once. A layer with `trainable=False` never does.
+        training: Whether to update the levels from the whole kernel. They are
+            updated only where all output channels are used, so that a step of
+            a slimmable network updates them once. A layer with
+            `trainable=False` never does.
     """
 
     def call(self, kernel, whole, training=None):
@@ -55,19 +56,19 @@ class WeightQuantizer(keras.layers.Layer):
         return outputs
 
     def train(self, kernel, whole):
-        """Rounds a float32 kernel, padded or not, and updates the levels."""
+        """Rounds a float32 kernel, and updates the levels from the whole one."""
         raise NotImplementedError
 
     def rounded(self, kernel):
-        """The float32 kernel, or the first of its channels, rounded."""
+        """Returns the float32 kernel, or its first channels, rounded."""
         raise NotImplementedError
 
     def start(self, kernel) -> None:
-        """Sets the levels for training from a kernel's initial values."""
+        """Sets the levels for training from the initial values of a kernel."""
         raise NotImplementedError
 
     def fit(self, kernel) -> None:
-        """Sets the levels to what suits a kernel that was trained in float."""
+        """Fits the levels to a kernel that was trained in float."""
         raise NotImplementedError
 
     def compute_output_spec(self, kernel, whole, training=None):
@@ -77,17 +78,18 @@ class WeightQuantizer(keras.layers.Layer):
 class ActivationQuantizer(keras.layers.Layer):
     """Rounds activations to levels that follow from its `state`.
 
-    A subclass defines `new_state`, `train`, `estimate` and `rounded`. Other
-    layers hold several states and use one quantizer for all.
+    A subclass defines `new_state`, `train`, `estimate` and `rounded`. The
+    layers in `per_point` hold several states and use one quantizer for all.
 
     Call arguments:
         inputs: Float tensor of any shape.
-        training: Update the state. A layer with `trainable=False` never does.
+        training: Whether to update the state. A layer with `trainable=False`
+            never does.
 
     Attributes:
-        state: The variables that define the levels, a tuple.
-        batches: Variable, the number of batches that it was made of; 0 before
-            any training or calibration.
+        state: Tuple of the variables that define the levels.
+        batches: Variable with the number of batches that the state was
+            computed from; 0 before any training or calibration.
     """
 
     def build(self, input_shape=None):
@@ -104,33 +106,33 @@ class ActivationQuantizer(keras.layers.Layer):
         return ops.cast(outputs, inputs.dtype)
 
     def new_state(self, owner: keras.layers.Layer, prefix: str) -> tuple:
-        """Variables of another state, which belong to the layer `owner`."""
+        """Returns the variables of another state, which `owner` owns."""
         raise NotImplementedError
 
     def train(self, inputs):
-        """Rounds a training batch, and updates the state."""
+        """Rounds a training batch and updates the state."""
         raise NotImplementedError
 
     def estimate(self, inputs, *state) -> tuple:
-        """A state that fits a batch, searched for from another state."""
+        """Returns a state that fits a batch, starting from another state."""
         raise NotImplementedError
 
     def fitted(self, inputs, *state) -> tuple:
-        """The state that fits a batch best."""
+        """Returns the state that fits a batch best."""
         return self.estimate(inputs, *state)
 
     def rounded(self, inputs, *state):
-        """The float32 inputs, rounded."""
+        """Returns the float32 inputs, rounded."""
         raise NotImplementedError
 
     def quantize_by_batch(self, inputs):
-        """Rounds inputs to levels that fit themselves, and changes nothing."""
+        """Rounds inputs to levels that fit them, and leaves the state unchanged."""
         x = ops.cast(inputs, "float32")
         state = self.estimate(x, *self.state)
         return ops.cast(self.rounded(x, *state), inputs.dtype)
 
     def calibrate(self, inputs, state=None, batches=None):
-        """Makes the state the average over all batches since `batches` was 0.
+        """Averages the state over all batches since `batches` was 0.
 
         Args:
             inputs: A batch.
@@ -145,11 +147,11 @@ class ActivationQuantizer(keras.layers.Layer):
         batches.assign_add(1)
 
     def counter(self):
-        """`batches`."""
+        """Returns `batches`."""
         return self.batches
 
     def counters(self) -> list:
-        """`batches`, in a list."""
+        """Returns `batches`, in a list."""
         return [self.batches]
 
     def compute_output_spec(self, inputs, training=None):
@@ -157,7 +159,7 @@ class ActivationQuantizer(keras.layers.Layer):
 
 
 def new_counter(owner: keras.layers.Layer, name: str):
-    """A variable that counts batches."""
+    """Returns a variable that counts batches."""
     return owner.add_weight(
         shape=(),
         initializer="zeros",
@@ -166,3 +168,26 @@ def new_counter(owner: keras.layers.Layer, name: str):
         aggregation="only_first_replica",
         name=name,
     )
+
+
+def quantizer_config(layer: keras.layers.Layer, *names: str) -> dict:
+    """Returns the entries of `get_config` for a layer's quantizers.
+
+    Args:
+        layer: The layer.
+        *names: The attributes that hold a quantizer or None.
+    """
+    return {
+        name: keras.saving.serialize_keras_object(getattr(layer, name))
+        for name in names
+    }
+
+
+def with_quantizers(config: dict) -> dict:
+    """Returns a configuration with its quantizers deserialized."""
+    return {
+        name: keras.saving.deserialize_keras_object(value)
+        if name.endswith("quantizer")
+        else value
+        for name, value in config.items()
+    }

@@ -11,7 +11,7 @@ _LEGACY = "TF_USE_LEGACY_KERAS"
 
 
 def tfmot_quantizers():
-    """The module `tensorflow_model_optimization.quantization.keras.quantizers`.
+    """Returns TensorFlow Model Optimization's module of quantizers.
 
     Raises:
         RuntimeError: On another backend than TensorFlow.
@@ -25,8 +25,9 @@ def tfmot_quantizers():
             "`Int8` needs tensorflow-model-optimization: install "
             "`keras_resadapt[quantization]`."
         )
-    # Importing TFMOT asks for Keras 2, of this process and its children.
-    # TensorFlow listens to that only until somebody has touched `tf.keras`.
+    # Importing TFMOT sets an environment variable that switches `tf.keras` to
+    # Keras 2, also in child processes. The switch has no effect once `tf.keras`
+    # was used.
     tf.keras.layers  # noqa: B018
     before = os.environ.get(_LEGACY)
     try:
@@ -41,17 +42,17 @@ def tfmot_quantizers():
 
 
 class KerasAdapter:
-    """What a TFMOT quantizer takes for the Keras 2 layer that owns its range.
+    """The Keras 2 layer that a TFMOT quantizer adds its range to.
 
     Args:
-        layer: The Keras 3 layer that owns it.
+        layer: The Keras 3 layer that owns the range.
     """
 
     def __init__(self, layer: keras.layers.Layer):
         self._layer = layer
 
     def add_weight(self, name, shape=None, initializer=None, trainable=False):
-        """A variable of the layer: of no axis, or of one of `shape` entries."""
+        """Adds a scalar, or a vector of `shape` entries, to the layer."""
         return self._layer.add_weight(
             shape=() if shape is None else (shape,),
             name=name,
@@ -64,5 +65,5 @@ class KerasAdapter:
 
 
 def tensors(variables: dict) -> dict:
-    """What a TFMOT quantizer takes for its range, `tf.Variable`s."""
+    """Returns the range of a TFMOT quantizer as `tf.Variable`s."""
     return {name: variable.value for name, variable in variables.items()}

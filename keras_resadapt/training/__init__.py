@@ -1,9 +1,10 @@
-"""What training scripts are made of: optimizer, recipes, devices, resuming."""
+"""Training: optimizer, recipes, devices, and resuming after an interruption."""
 
 from keras_resadapt.training.checkpoint import (
     EpochCheckpoint,
     load_last_checkpoint,
 )
+from keras_resadapt.training.lock import lock_folder
 from keras_resadapt.training.multi_step import MultiStepDecay
 from keras_resadapt.training.recipe import (
     MSNET,

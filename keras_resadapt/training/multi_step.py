@@ -1,19 +1,25 @@
-"""A learning rate that is divided by ten now and then."""
+"""A learning rate schedule that divides the rate by ten at given steps."""
 
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
+from keras_resadapt.training.checks import check_number
+
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class MultiStepDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Divides the rate by ten at each milestone.
+    """Divides the learning rate by ten at each milestone.
 
     Args:
-        learning_rate: The rate before the first milestone.
-        milestones: Steps, in increasing order.
-        warmup_steps: The rate rises linearly from zero this long.
+        learning_rate: The rate before the first milestone, at least 0.
+        milestones: Numbers of steps, in increasing order.
+        warmup_steps: The number of steps in which the rate rises linearly
+            from zero, at least 0.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -23,6 +29,8 @@ class MultiStepDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
     ):
         super().__init__()
+        check_number("learning_rate", learning_rate)
+        check_number("warmup_steps", warmup_steps)
         self.learning_rate = learning_rate
         self.milestones = tuple(milestones)
         self.warmup_steps = warmup_steps

@@ -4,25 +4,33 @@ import dataclasses
 
 import keras
 
+from keras_resadapt.training.checks import check_number
 from keras_resadapt.training.multi_step import MultiStepDecay
 from keras_resadapt.training.sgd import SGD
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, its rate annealed by a cosine or in steps.
+    """A training recipe: SGD with momentum, and a cosine or step schedule.
 
     Attributes:
-        epochs: Length of the training.
-        learning_rate: Initial rate for `batch_size` pictures a step.
-        weight_decay: L2 factor on every variable (coupled; see `SGD`).
+        epochs: The number of epochs, at least 1.
+        learning_rate: The initial rate for `batch_size` images per step, at
+            least 0.
+        weight_decay: The L2 factor of every variable (coupled; see `SGD`), at
+            least 0.
         momentum: In [0, 1].
-        batch_size: Pictures a step that the rate is meant for.
-        warmup_epochs: The rate rises linearly from zero this long.
-        nesterov: Use Nesterov's momentum.
-        decay_kernels_only: As for `SGD`.
-        milestones: Shares of the epochs, in (0, 1), after which the rate is
+        batch_size: The number of images per step for which `learning_rate` is
+            given, at least 1.
+        warmup_epochs: The number of epochs in which the rate rises linearly
+            from zero, at least 0.
+        nesterov: Whether to use Nesterov's momentum.
+        decay_kernels_only: See `SGD`.
+        milestones: Fractions of the epochs, in (0, 1), after which the rate is
             divided by ten; None for a cosine to zero.
+
+    Raises:
+        ValueError: If an attribute is out of range.
     """
 
     epochs: int
@@ -36,40 +44,69 @@ class Recipe:
     milestones: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        if not all(0 < share < 1 for share in self.milestones or ()):
+        check_number("epochs", self.epochs, lowest=1)
+        check_number("learning_rate", self.learning_rate)
+        check_number("weight_decay", self.weight_decay)
+        check_number("momentum", self.momentum, highest=1)
+        check_number("batch_size", self.batch_size, lowest=1)
+        check_number("warmup_epochs", self.warmup_epochs)
+        if not all(0 < fraction < 1 for fraction in self.milestones or ()):
             raise ValueError(
-                "`milestones` must be shares of the epochs, in (0, 1). "
+                "`milestones` must be fractions of the epochs, in (0, 1). "
                 f"Received: milestones={self.milestones}"
             )
 
-    def optimizer(self, steps_per_epoch: int, batch_size: int, **kwargs) -> SGD:
-        """The optimizer, its rate scaled linearly to another batch size.
+    def schedule(
+        self, steps_per_epoch: int, batch_size: int, accumulation_steps: int = 1
+    ) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the schedule, with the rate scaled linearly to a batch size.
 
         Args:
-            steps_per_epoch: Steps an epoch.
-            batch_size: Pictures a step, over all replicas.
-            **kwargs: Further arguments of `SGD`, such as `use_ema`.
+            steps_per_epoch: The number of steps per epoch, at least 1.
+            batch_size: The number of images per step, over all replicas, at
+                least 1.
+            accumulation_steps: The number of steps per weight update, at
+                least 1.
+
+        Raises:
+            ValueError: If an argument is out of range.
         """
-        accumulation = kwargs.get("gradient_accumulation_steps") or 1
-        rate = self.learning_rate * batch_size * accumulation / self.batch_size
-        # Keras gives schedules the number of steps, not of updates.
+        check_number("steps_per_epoch", steps_per_epoch, lowest=1)
+        check_number("batch_size", batch_size, lowest=1)
+        check_number("accumulation_steps", accumulation_steps, lowest=1)
+        rate = self.learning_rate * batch_size * accumulation_steps / self.batch_size
+        # Keras passes the number of steps to schedules, not of updates.
         warmup = round(self.warmup_epochs * steps_per_epoch)
         steps = self.epochs * steps_per_epoch
         if self.milestones is None:
-            schedule = keras.optimizers.schedules.CosineDecay(
+            return keras.optimizers.schedules.CosineDecay(
                 0.0 if warmup else rate,
                 decay_steps=max(1, steps - warmup),
                 warmup_target=rate if warmup else None,
                 warmup_steps=warmup,
             )
-        else:
-            schedule = MultiStepDecay(
-                rate,
-                [round(share * steps) for share in self.milestones],
-                warmup,
-            )
+        milestones = [round(fraction * steps) for fraction in self.milestones]
+        return MultiStepDecay(rate, milestones, warmup)
+
+    def optimizer(self, steps_per_epoch: int, batch_size: int, **kwargs) -> SGD:
+        """Returns the optimizer, with the learning rate of `schedule`.
+
+        The learning rate is a schedule, which callbacks such as
+        `keras.callbacks.LearningRateScheduler` cannot set. For these, use
+        `SGD` with a number as `learning_rate`.
+
+        Args:
+            steps_per_epoch: The number of steps per epoch, at least 1.
+            batch_size: The number of images per step, over all replicas, at
+                least 1.
+            **kwargs: Further arguments of `SGD`, such as `use_ema`.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        accumulation_steps = kwargs.get("gradient_accumulation_steps") or 1
         return SGD(
-            schedule,
+            self.schedule(steps_per_epoch, batch_size, accumulation_steps),
             self.momentum,
             self.nesterov,
             self.weight_decay,
@@ -88,7 +125,7 @@ RSNET_LEARNED = Recipe(
     weight_decay=5e-5,
     milestones=(30 / 120, 60 / 120, 85 / 120, 95 / 120, 105 / 120),
 )
-# RANet, section 4 ("Training policy"); MSDNet's authors have the same
+# RANet, section 4 ("Training policy"); MSDNet's authors use the same
 RANET_CIFAR = Recipe(
     epochs=300,
     learning_rate=0.1,
@@ -99,7 +136,7 @@ RANET_CIFAR = Recipe(
 RANET_IMAGENET = Recipe(
     epochs=90, learning_rate=0.1, weight_decay=1e-4, milestones=(1 / 3, 2 / 3)
 )
-# MSNet, section 4. The paper names no weight decay; this is the usual one.
+# MSNet, section 4. The paper does not give the weight decay.
 MSNET = Recipe(
     epochs=120,
     learning_rate=0.1,

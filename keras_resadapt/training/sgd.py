@@ -1,7 +1,11 @@
-"""SGD with coupled weight decay, as the published recipes mean it."""
+"""SGD with coupled weight decay, as in the published recipes."""
+
+import numbers
 
 import keras
 from keras import ops
+
+from keras_resadapt.training.checks import check_number
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -12,21 +16,31 @@ class SGD(keras.optimizers.SGD):
         v <- momentum * v + g
         w <- w - learning_rate * v
 
-    (with `nesterov`, w <- w - learning_rate * (g + momentum * v)). This is how
-    the papers' framework decays, and what their numbers mean; the
-    `weight_decay` of Keras's own optimizers shrinks the weights beside the
-    gradient, so that momentum never sees it. Every variable is decayed,
-    BatchNormalization and biases included, unless `decay_kernels_only` or
-    `exclude_from_weight_decay` spare it.
+    With `nesterov`, the last line is w <- w - learning_rate * (g + momentum * v).
+    This is weight decay as PyTorch's SGD computes it, with which the papers'
+    networks were trained. The `weight_decay` of Keras's own optimizers shrinks
+    the weights separately from the gradient, so that it does not enter the
+    momentum. Every variable is decayed, including those of BatchNormalization
+    and biases, unless `decay_kernels_only` or `exclude_from_weight_decay`
+    excludes it.
+
+    Callbacks that set the learning rate, such as
+    `keras.callbacks.LearningRateScheduler`, need a number as `learning_rate`,
+    not a schedule.
 
     Args:
-        learning_rate: Float or a schedule.
+        learning_rate: A number of at least 0, or a schedule.
         momentum: In [0, 1].
-        nesterov: Use Nesterov's momentum.
-        weight_decay: The L2 factor, 0 for none.
-        decay_kernels_only: Decay the kernels of convolutions and dense
-            layers only: no depthwise kernels, no vectors (MutualNet).
-        **kwargs: As for `keras.optimizers.SGD`.
+        nesterov: Whether to use Nesterov's momentum.
+        weight_decay: The L2 factor, at least 0; 0 disables weight decay.
+        decay_kernels_only: Whether to decay only the kernels of convolutions
+            and dense layers, and neither depthwise kernels nor vectors
+            (MutualNet).
+        **kwargs: Further arguments of `keras.optimizers.SGD`.
+
+    Raises:
+        ValueError: If `learning_rate` is negative or not finite, if
+            `momentum` is not in [0, 1], or if `weight_decay` is negative.
     """
 
     def __init__(
@@ -39,11 +53,10 @@ class SGD(keras.optimizers.SGD):
         name: str = "sgd",
         **kwargs,
     ):
-        if not weight_decay >= 0:
-            raise ValueError(
-                "`weight_decay` must not be negative. "
-                f"Received: weight_decay={weight_decay}"
-            )
+        if isinstance(learning_rate, numbers.Real):
+            check_number("learning_rate", learning_rate)
+        check_number("momentum", momentum, highest=1)
+        check_number("weight_decay", weight_decay)
         super().__init__(
             learning_rate=learning_rate,
             momentum=float(momentum),
@@ -51,7 +64,7 @@ class SGD(keras.optimizers.SGD):
             name=name,
             **kwargs,
         )
-        # `weight_decay` of the base class is the decoupled one: stays None.
+        # The base class's `weight_decay` is the decoupled one: it stays None.
         self.l2 = float(weight_decay)
         self.decay_kernels_only = decay_kernels_only
 

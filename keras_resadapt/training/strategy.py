@@ -1,4 +1,4 @@
-"""On which devices to train."""
+"""The devices on which a model is trained."""
 
 import contextlib
 import functools
@@ -7,19 +7,22 @@ STRATEGIES = ("none", "mirrored")
 
 
 def strategy_scope(name: str = "none") -> contextlib.AbstractContextManager:
-    """The scope in which to build, compile and fit a model.
+    """Returns the scope in which to build, compile and fit a model.
 
     Args:
-        name: `"none"` is one device; `"mirrored"` is TensorFlow's
+        name: `"none"` uses one device. `"mirrored"` uses TensorFlow's
             `MirroredStrategy` over all GPUs of this machine, or over its
-            logical CPUs when there is none. BatchNormalization is
-            synchronized, so that the number of replicas changes nothing.
+            logical CPUs if it has no GPU. BatchNormalization is synchronized,
+            so that the results do not depend on the number of replicas.
+
+    Raises:
+        ValueError: If `name` is not one of `STRATEGIES`.
     """
     if name not in STRATEGIES:
-        raise ValueError(f"`strategy` must be one of {STRATEGIES}. Received: {name!r}")
+        raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name!r}")
     if name == "none":
         return contextlib.nullcontext()
-    import tensorflow as tf
+    import tensorflow as tf  # optional: JAX trains without it
 
     devices = tf.config.list_logical_devices("GPU") or (
         tf.config.list_logical_devices("CPU")
@@ -29,8 +32,11 @@ def strategy_scope(name: str = "none") -> contextlib.AbstractContextManager:
 
 @functools.lru_cache
 def _mirrored_strategy(devices: tuple[str, ...]):
-    """One a process: a second one would use the numbers of the first one's
-    collective operations again, for tensors of other shapes."""
+    """Returns the one strategy of this process.
+
+    A second strategy would use the numbers of the first one's collective
+    operations again, for tensors of other shapes.
+    """
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(devices)

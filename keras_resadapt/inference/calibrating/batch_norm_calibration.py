@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,16 +9,14 @@ from keras import ops
 
 from keras_resadapt.backend import require_tensorflow_or_jax
 from keras_resadapt.batches import first_images, images_at
-from keras_resadapt.checks import check_integer, check_network, check_points
+from keras_resadapt.checks import check_integer, check_network
 from keras_resadapt.compiled import compile_function
-from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
-from keras_resadapt.models.point_cascade import PointCascade
-from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
+from keras_resadapt.models.network import Network
+from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
 
 
 def calibrate_batch_norm(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint] | None = None,
     num_images: int = 2000,
@@ -67,10 +64,9 @@ def calibrate_batch_norm(
     >>> logits = model.logits(images, OperatingPoint(160, 0.5))
     """
     require_tensorflow_or_jax("calibrate_batch_norm")
-    if isinstance(model, PointCascade):
-        points = model.points if points is None else points
-        return calibrate_batch_norm(model.network, data, points, num_images, verbose)
-    points = points_to_calibrate(model, points, num_images)
+    check_network(model)
+    check_integer(num_images, "num_images")
+    points, model = model.points_to_calibrate(points), model.inner_network()
     sizes = [model.resolution_of(point) for point in points]
     if hasattr(model, "points_without_statistics"):
         model.points_without_statistics(points)  # validates their names
@@ -88,41 +84,6 @@ def calibrate_batch_norm(
         for norm, statistics in zip(norms, average.value, strict=True):
             for variable, value in zip(point.statistics(norm), statistics):
                 variable.assign(value)
-
-
-def points_to_calibrate(model, points, num_images) -> tuple[OperatingPoint, ...]:
-    """Validates the arguments of a calibration and returns its points."""
-    check_network(model)
-    check_integer(num_images, "num_images")
-    if isinstance(model, Cascade):
-        if points is not None:
-            raise ValueError(
-                "`points` must be None for a cascade, which is calibrated as a "
-                f"whole. Received: points={points}"
-            )
-        points = OperatingPoint()
-    return check_points(points, model)
-
-
-@dataclasses.dataclass(frozen=True)
-class _CollectingPoint(OperatingPoint):
-    """An operating point at which normalizations use batch statistics.
-
-    It records the normalizations, and their means and variances.
-    """
-
-    norms: list = dataclasses.field(default_factory=list)
-    values: list = dataclasses.field(default_factory=list)
-
-    def call(self, layer, inputs, **kwargs) -> Any:
-        if hasattr(layer, "quantize_by_batch"):
-            return layer.quantize_by_batch(inputs, **self._axes(layer))
-        if not hasattr(layer, "normalize_by_batch"):
-            return super().call(layer, inputs, **kwargs)
-        outputs, mean, variance = layer.normalize_by_batch(inputs, **self._axes(layer))
-        self.norms.append(layer)
-        self.values.append((mean, variance))
-        return outputs
 
 
 class _Collector:
@@ -161,16 +122,11 @@ class _Collector:
         return point.name
 
     def _run(self, images, point, key, *width):
-        axes = dataclasses.asdict(point)
+        axes = point.axes()
         if width:
             axes["width"] = DrawnWidth(*width)
-        point = _CollectingPoint(**axes)
-        if isinstance(self._model, Cascade):
-            state = self._model.start(images, point, training=True)
-            while state.exit < self._model.num_exits:
-                _, state = self._model.advance(state, training=True)
-        else:
-            self._model(images, point=point, training=True)
+        point = CollectingPoint(**axes)
+        self._model(images, point=point, training=True)
         self._norms[key] = point.norms
         return point.values
 

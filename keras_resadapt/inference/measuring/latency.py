@@ -9,13 +9,13 @@ import numpy as np
 from keras_resadapt.backend import require_tensorflow_or_jax
 from keras_resadapt.checks import check_integer, check_network, check_points
 from keras_resadapt.compiled import compile_function
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.timing import median_times
 
 
 def measure_latency(
-    model: Classifier,
+    model: Network,
     points: Iterable[OperatingPoint] | None = None,
     batch_size: int = 1,
     repeats: int = 30,

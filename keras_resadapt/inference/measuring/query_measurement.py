@@ -14,7 +14,7 @@ from keras_resadapt.inference.measuring.query_row import QueryRow
 from keras_resadapt.inference.running.collecting import collect_logits, count_correct
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -49,7 +49,7 @@ class LatencySettings:
 
 
 def grid(
-    model: Classifier,
+    model: Network,
     widths: Sequence[float] | float,
     resolutions: Sequence[int] | None,
 ) -> list[OperatingPoint]:
@@ -66,7 +66,7 @@ def grid(
 
 
 def measure_points(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint],
     latency: LatencySettings,

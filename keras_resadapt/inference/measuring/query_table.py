@@ -19,7 +19,7 @@ from keras_resadapt.inference.storing.fingerprint import (
 )
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class QueryTable:
     @classmethod
     def measure(
         cls,
-        model: Classifier,
+        model: Network,
         data: Iterable,
         widths: Sequence[float] | float = 0.05,
         resolutions: Sequence[int] | None = None,
@@ -233,7 +233,7 @@ class QueryTable:
             )
         return lambda row: row.ms[batch]
 
-    def check(self, model: Classifier) -> None:
+    def check(self, model: Network) -> None:
         """Raises a `ValueError` unless the table was measured on a model."""
         check_fingerprint(
             model,
@@ -248,7 +248,7 @@ class QueryTable:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, model: Classifier | None = None
+        cls, path: str | os.PathLike, model: Network | None = None
     ) -> "QueryTable":
         """Reads a file that `save` wrote.
 

@@ -13,12 +13,12 @@ from keras_resadapt.compiled import compile_function
 from keras_resadapt.inference.storing.fingerprint import model_fingerprint
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
-from keras_resadapt.models.classifier import Classifier
+from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
 def collect_logits(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint] | None = None,
     verbose: bool = True,
@@ -63,7 +63,7 @@ def collect_logits(
 
 
 def count_correct(
-    model: Classifier,
+    model: Network,
     data: Iterable,
     points: Sequence[OperatingPoint],
     verbose: bool = True,

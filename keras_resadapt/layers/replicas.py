@@ -1,0 +1,27 @@
+"""Sums over the replicas of `tf.distribute`."""
+
+import keras
+
+
+def num_replicas() -> int:
+    """Returns the number of replicas in sync; 1 outside `tf.distribute`."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(tensor):
+    """Returns the sum of the replicas' tensors, in every replica."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def gather_from_replicas(tensor):
+    """Returns the replicas' tensors, concatenated along the first axis."""
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_gather(tensor, axis=0)

@@ -1,0 +1,541 @@
+"""The root model: a network that runs at a list of operating points."""
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_resadapt.backend import on_tensorflow_cpu
+from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers.batch_normalization import num_replicas
+from keras_resadapt.models.identity import read_identity, write_identity
+from keras_resadapt.models.metrics import metrics_per_output
+from keras_resadapt.points import NotingPoint, OperatingPoint
+from keras_resadapt.points.recording import symbolic_call
+from keras_resadapt.profile import ProfileRow, profile_point
+from keras_resadapt.quantization.scheme import Scheme, check_quantized
+from keras_resadapt.tasks import Task
+
+
+class Network(keras.Model):
+    """A network that runs at a list of operating points and serves one task.
+
+    It holds what all families share: building, profile, quantization, saving,
+    compiling, metrics for each operating point and prediction. What depends on the
+    meaning of the outputs belongs to the `Task`.
+
+    A family sets `operating_points` in its constructor and ends it with
+    `build_from_point`. It defines
+
+    - `call(inputs, point, training)`: the outputs at one point for images and a
+      point; a dict of the aligned outputs of all points that it trains for what
+      `prepare_inputs` makes of a batch of images, or for a dict of these, under
+      `"images"`, and the `"targets"`, if these have a size;
+    - `loss_terms`, the named terms of its loss.
+
+    It makes its layers of what `layer_set` returns.
+
+    Args:
+        task: The task.
+        quantization: How the layers are quantized, such as `quantization.Int8()`;
+            None for float weights and activations.
+
+    Attributes:
+        operating_points: The points at which the network runs.
+        task: The task.
+    """
+
+    operating_points: tuple[OperatingPoint, ...]
+    task: Task
+
+    def __init_subclass__(cls, **kwargs):
+        """Makes `dtype`, the policy of a network, that of all its layers."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _under_own_policy(cls.__init__)
+
+    def __init__(self, task: Task, quantization: Scheme | None = None, **kwargs):
+        # Pixel values do not fit 16 bits: `Preprocessing` casts.
+        super().__init__(autocast=False, **kwargs)
+        if isinstance(quantization, dict):  # a configuration
+            quantization = keras.saving.deserialize_keras_object(quantization)
+        if not isinstance(quantization, Scheme | None):
+            raise TypeError(
+                "`quantization` must be a scheme, such as `keras_resadapt."
+                f"quantization.Int8()`, or None. Received: {quantization!r}"
+            )
+        self.task = task
+        self.quantization = quantization
+        self.task_loss = task.make_loss()
+
+    def build(self, input_shape=None):
+        self.built = True
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the task; None for a task without classes."""
+        return self.task.num_classes
+
+    @property
+    def headline_point(self) -> OperatingPoint:
+        """The point whose metrics are also reported under their plain names."""
+        return self.operating_points[0]
+
+    def resolution_of(self, point: OperatingPoint) -> int:
+        """Returns height and width in pixels of the images at a point."""
+        return point.resolution or self.resolution
+
+    def layer_set(self, layers: LayerSet = LayerSet(), private=None) -> LayerSet:
+        """Returns the constructors of the network's layers, quantized if it is.
+
+        Args:
+            layers: Those of the float network.
+            private: As for `quantization.Scheme.layers`.
+        """
+        if self.quantization is None:
+            return layers
+        return self.quantization.layers(layers, private)
+
+    def build_from_point(self, point: OperatingPoint) -> None:
+        """Creates all variables by one symbolic pass."""
+        size = self.resolution_of(point)
+        if self.quantization is not None:
+            point = point.interpreted_by(NotingPoint)
+        with keras.name_scope(self.name):
+            symbolic_call(
+                lambda images: self.call(images, point=point),
+                keras.KerasTensor((1, size, size, 3)),
+            )
+        self.built = True
+        if self.quantization is not None:
+            check_quantized(self)
+            for layer in self._flatten_layers(include_self=False):
+                if getattr(layer, "weight_quantizer", None) is not None:
+                    layer.start_weight_quantizer()
+
+    # === Points ===
+
+    def check_point(self, point: OperatingPoint) -> None:
+        """Raises a `ValueError` unless the network can run at a point."""
+        raise NotImplementedError
+
+    def point_of(self, point: OperatingPoint | str) -> OperatingPoint:
+        """Returns an operating point that the network can run at.
+
+        Args:
+            point: The point, or the name of one of `operating_points`.
+
+        Raises:
+            TypeError: Neither of these.
+            ValueError: A point that the network does not have.
+        """
+        if isinstance(point, str):
+            named = {known.name: known for known in self.operating_points}
+            if point not in named:
+                raise ValueError(
+                    "`point` must be an `OperatingPoint` or the name of one of "
+                    f"{list(named)}. Received: point={point!r}"
+                )
+            return named[point]
+        if not isinstance(point, OperatingPoint):
+            raise TypeError(
+                "`point` must be an `OperatingPoint`, such as "
+                f"{self.operating_points[0]}. Received: point={point!r}"
+            )
+        self.check_point(point)
+        return point
+
+    def points_to_calibrate(self, points=None) -> list[OperatingPoint]:
+        """Returns the points at which a calibration runs the network.
+
+        Args:
+            points: What the user asked for: points, one point, or None for all.
+        """
+        if isinstance(points, OperatingPoint):
+            points = [points]
+        points = list(self.operating_points if points is None else points)
+        if not points:
+            raise ValueError("`points` must name at least one operating point.")
+        return [self.point_of(point) for point in points]
+
+    # === Inference ===
+
+    def logits(self, images, point: OperatingPoint | str, training: bool = False):
+        """Runs one forward pass at an operating point, and nothing else.
+
+        Args:
+            images: Tensor of shape (batch, resolution, resolution, 3), in the range
+                that `preprocessing` expects.
+            point: The operating point, or its name.
+            training: Use the statistics of the batch, and update the running ones.
+
+        Returns:
+            The outputs of the task: for classification, float32 logits of shape
+            (batch, classes).
+        """
+        point = self.point_of(point)
+        self.check_size(images, point)
+        return self(images, point=point, training=training)
+
+    def check_size(self, images, point: OperatingPoint) -> None:
+        """Raises a `ValueError` for images that do not fit a point."""
+        size = tuple(images.shape[1:3])
+        if (
+            point.resolution is not None
+            and not self.task.any_shape
+            and any(s not in (None, point.resolution) for s in size)
+        ):
+            raise ValueError(
+                f"The operating point {point.name!r} takes images of "
+                f"{point.resolution} x {point.resolution} pixels. "
+                f"Received: {size[0]} x {size[1]}"
+            )
+
+    def profile(
+        self, points: Iterable[OperatingPoint] | None = None
+    ) -> list[ProfileRow]:
+        """Counts multiply-adds and parameters, one row per operating point.
+
+        Args:
+            points: The points to count; by default `operating_points`.
+        """
+        points = self.operating_points if points is None else points
+        return [
+            profile_point(
+                # Training costs the same, and needs no running statistics.
+                lambda x, p: self.call(x, point=p, training=True),
+                (self.resolution_of(point),) * 2 + (3,),
+                point,
+            )
+            for point in map(self.point_of, points)
+        ]
+
+    # === Quantization and saving ===
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the network is quantized."""
+        return self.quantization
+
+    def inner_network(self) -> "Network":
+        """Returns the network whose layers run, which a wrapper delegates to."""
+        return self
+
+    def rebuilt(self, change) -> "Network":
+        """Returns what `change` makes of the network whose layers can be quantized.
+
+        Args:
+            change: A function from a network to a changed copy of it.
+        """
+        return change(self)
+
+    def quantize(self, *args, **kwargs):
+        raise ValueError(
+            "Keras cannot quantize these layers. Use "
+            "`keras_resadapt.quantization.quantize(model, Int8())`."
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what a weights file must share with the network, by argument."""
+        return {
+            "quantization": keras.saving.serialize_keras_object(self.scheme),
+        }
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        write_identity(store, self.identity())
+
+    def load_own_variables(self, store):
+        super().load_own_variables(read_identity(store, self.identity()))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "quantization": keras.saving.serialize_keras_object(self.quantization),
+        }
+
+    # === Training ===
+
+    def prepare_inputs(self, images):
+        """Returns what `call` takes in `fit` and `evaluate`, from images."""
+        raise NotImplementedError
+
+    def loss_terms(self, y, outputs: dict, sample_weight=None) -> dict:
+        """Returns the named terms whose sum is the loss."""
+        raise NotImplementedError
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names under which `evaluate` reports metrics."""
+        return [point.name for point in self.operating_points]
+
+    @output_names.setter
+    def output_names(self, value):
+        pass  # Keras sets it from the outputs' structure, which has no names.
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        metrics=None,
+        weighted_metrics=None,
+        jit_compile="auto",
+        loss_weights=None,
+        **kwargs,
+    ):
+        """Configures training as `keras.Model.compile` does, with two differences.
+
+        Args:
+            optimizer: As for `keras.Model.compile`.
+            loss: The loss of the outputs of one operating point, by default the
+                task's. The network adds the other terms of its method.
+            metrics, weighted_metrics: A list. Each metric is computed for every
+                operating point, such as `r224_accuracy`, and reported for the
+                headline point as `accuracy` too. An instance counts for the
+                headline point, and is copied for the others; a metric that cannot
+                be copied is passed as its class or as a function without arguments
+                that returns a new one.
+            jit_compile: `"auto"` compiles where that is faster, so not on a CPU
+                with TensorFlow, where a step would be ten times slower.
+            loss_weights: Not supported.
+
+        Raises:
+            ValueError: An argument that cannot work.
+        """
+        if loss_weights is not None:
+            raise ValueError(
+                "`loss_weights` must be None: the terms of a network's loss have the "
+                "weights of its paper. Weigh images with `sample_weight` or "
+                f"`class_weight`. Received: loss_weights={loss_weights!r}"
+            )
+        self.task_loss = self.task.make_loss(loss)
+        self._asked_jit_compile = jit_compile
+        if jit_compile == "auto" and on_tensorflow_cpu():
+            jit_compile = False
+        super().compile(
+            optimizer=optimizer,
+            metrics=self._per_output(metrics),
+            weighted_metrics=self._per_output(weighted_metrics),
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+        accumulation = getattr(self.optimizer, "gradient_accumulation_steps", None)
+        if accumulation and num_replicas() > 1:
+            raise ValueError(
+                "Keras cannot accumulate gradients over several replicas. "
+                f"Received: gradient_accumulation_steps={accumulation} under "
+                f"a strategy of {num_replicas()} replicas"
+            )
+
+    def _per_output(self, metrics):
+        return metrics_per_output(
+            metrics, self.task, self.output_names, self.headline_point.name
+        )
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config:
+            config["loss"] = keras.saving.serialize_keras_object(self.task_loss)
+            config["jit_compile"] = self._asked_jit_compile
+        return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=None,
+        **kwargs,
+    ):
+        """Trains as `keras.Model.fit` does.
+
+        Args:
+            x, y: Images and targets; or batches of both as a `tf.data.Dataset`.
+            shuffle: By default, arrays are shuffled and data sets are not.
+            batch_size, epochs, verbose, callbacks, validation_split,
+                validation_data, **kwargs: As for `keras.Model.fit`.
+        """
+        return super().fit(
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data,
+            # Keras warns of shuffling a data set, which it does not do.
+            y is not None if shuffle is None else shuffle,
+            **kwargs,
+        )
+
+    def make_train_function(self, force=False):
+        if getattr(self.scheme, "packed", False):
+            raise ValueError(
+                f"{self.name!r} holds packed weights, which cannot be "
+                "trained: train the network that it was packed from."
+            )
+        return super().make_train_function(force)
+
+    def train_step(self, *args):
+        *state, data = args  # JAX passes its state first
+        return super().train_step(*state, self._prepare(data))
+
+    def test_step(self, *args):
+        *state, data = args
+        return super().test_step(*state, self._prepare(data))
+
+    def _prepare(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, dict):
+            raise ValueError(
+                "Images must be a tensor, or a tuple with one tensor per resolution: "
+                "map the data set to pairs (images, targets). Received: a dict with "
+                f"the keys {sorted(x)}"
+            )
+        if y is None:
+            raise ValueError("Training and evaluation need labels.")
+        self.task.check_targets(y)
+        if sample_weight is not None:
+            sample_weight = _flat_weights(sample_weight)
+        inputs = self.prepare_inputs(x)
+        if self.task.target_size(y) is not None:  # `call` aligns outputs to it
+            inputs = {"images": inputs, "targets": y}
+        return inputs, y, sample_weight
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        if self.task_loss is None:
+            raise ValueError(
+                f"{self.task} has no loss of its own: pass `loss` to `compile`."
+            )
+        terms = self.loss_terms(y, self._named(y_pred), sample_weight)
+        total = sum(terms.values())
+        for loss in self.losses:  # of `add_loss` and regularizers
+            total += ops.cast(self._aggregate_additional_loss(loss), "float32")
+        return total
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred = self._named(y_pred)
+        targets = {name: y for name in y_pred}
+        return super().compute_metrics(x, targets, y_pred, sample_weight)
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        if len(self.output_names) == 1:
+            # Keras names the metrics of a single output without the output.
+            (name,) = self.output_names
+            results |= {
+                f"{name}_{key}": value
+                for key, value in results.items()
+                if key != "loss"
+            }
+            return results
+        prefix = f"{self.headline_point.name}_"
+        headline = {
+            key.removeprefix(prefix): value
+            for key, value in results.items()
+            if key.startswith(prefix)
+        }
+        return headline | results
+
+    def _named(self, y_pred):
+        """Returns outputs by name.
+
+        Keras builds the metrics from a plain call of the model on a batch, which
+        returns the outputs of one point alone.
+        """
+        if isinstance(y_pred, dict) and set(y_pred) >= set(self.output_names):
+            return y_pred
+        return {name: y_pred for name in self.output_names}
+
+    # === Prediction ===
+
+    def predict(self, x, *args, **kwargs):
+        """Predicts as `keras.Model.predict` does, for at least one image."""
+        if hasattr(x, "shape") and x.shape and x.shape[0] == 0:
+            raise ValueError(
+                f"`x` must hold at least one image. Received: shape {tuple(x.shape)}"
+            )
+        return super().predict(x, *args, **kwargs)
+
+    def make_predict_function(self, force=False):
+        """Returns a function that compiles one graph per resolution.
+
+        Keras would compile one graph for all shapes, in which the resolution, on
+        which the pass depends, is unknown.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return super().make_predict_function(force)
+        if self.predict_function is not None and not force:
+            return self.predict_function
+        import tensorflow as tf
+
+        functions = {}
+
+        def predict_function(data):
+            images = tf.nest.flatten(data, expand_composites=True)
+            key = tuple(tuple(x.shape[1:]) for x in images)
+            if key not in functions:
+                super(Network, self).make_predict_function(force=True)
+                functions[key] = self.predict_function
+                self.predict_function = predict_function
+            return functions[key](data)
+
+        self.predict_function = predict_function
+        return predict_function
+
+    def __call__(self, inputs, *args, **kwargs):
+        if num_replicas() == 1 or kwargs.get("training"):
+            return super().__call__(inputs, *args, **kwargs)
+        # The last batch can leave a replica without images, over which oneDNN's
+        # convolutions fail (TensorFlow 2.21): one row is added, and cut off.
+        rows = ops.shape(keras.tree.flatten(inputs)[0])[0]
+        missing = ops.cast(rows == 0, "int32")
+        padded = keras.tree.map_structure(
+            lambda x: ops.pad(x, [(0, missing)] + [(0, 0)] * (len(x.shape) - 1)),
+            inputs,
+        )
+        outputs = super().__call__(padded, *args, **kwargs)
+        return keras.tree.map_structure(lambda y: y[:rows], outputs)
+
+
+def _under_own_policy(init):
+    """Wraps a constructor so that its layers get the network's dtype policy."""
+
+    @functools.wraps(init)
+    def with_policy(self, *args, **kwargs):
+        policy = kwargs.get("dtype")
+        if policy is None:
+            return init(self, *args, **kwargs)
+        if isinstance(policy, dict):  # a configuration
+            policy = keras.dtype_policies.deserialize(policy)
+        default = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        try:
+            return init(self, *args, **kwargs)
+        finally:
+            keras.config.set_dtype_policy(default)
+
+    with_policy.__signature__ = inspect.signature(init)
+    return with_policy
+
+
+def _flat_weights(sample_weight):
+    """Returns weights of shape (batch,) where they came as (batch, 1)."""
+    if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
+        return ops.squeeze(sample_weight, axis=1)
+    return sample_weight

@@ -1,0 +1,239 @@
+"""Networks of which a point is chosen before the pass: a backbone and a head."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_resadapt.backbones.backbone import Backbone, check_backbone
+from keras_resadapt.layers import LayerSet, Preprocessing
+from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
+from keras_resadapt.models.network import Network
+from keras_resadapt.points import OperatingPoint
+from keras_resadapt.tasks import Classification, Features, Task
+
+# How the authors' codes initialize the classifiers of MobileNets
+SMALL_NORMAL = {"class_name": "RandomNormal", "config": {"stddev": 0.01}}
+
+
+class SwitchableNetwork(Network):
+    """A backbone with a head, run at an operating point of several resolutions.
+
+    Args:
+        backbone: A backbone. The network is made anew from its architecture.
+        task: The task. An integer is short for `tasks.Classification(integer)`.
+        resolutions: Resolutions at which the network is trained, in pixels.
+        preprocessing: See `layers.Preprocessing`.
+        num_classes: The same as an integer `task`.
+        **kwargs: `quantization`, `name` and `dtype`, as for `Network`.
+
+    Raises:
+        TypeError, ValueError: An argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task | int | None = None,
+        resolutions: Sequence[int] = (224, 192, 160, 128),
+        preprocessing: str | None = "imagenet",
+        num_classes: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(as_task(task, num_classes), **kwargs)
+        check_backbone(backbone)
+        self.resolutions = self.check_resolutions(resolutions)
+        if self.resolutions[-1] < backbone.stride:
+            raise ValueError(
+                f"`resolutions` must be at least {backbone.stride} pixels, "
+                "the stride of the backbone. "
+                f"Received: resolutions={self.resolutions}"
+            )
+        self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
+
+    def check_resolutions(self, resolutions) -> tuple[int, ...]:
+        """Returns the resolutions, the largest first, or raises a `ValueError`."""
+        return check_resolutions(resolutions)
+
+    def make_layers(self, backbone: Backbone, layers: LayerSet, private) -> None:
+        """Makes the backbone and the head of the family's layers.
+
+        Args:
+            backbone: The architecture.
+            layers: The family's layers in float.
+            private: As for `quantization.Scheme.layers`.
+        """
+        layers = self.layer_set(layers, private)
+        self.backbone = backbone.with_layers(layers)
+        self.head = self.task.head(layers, self.backbone.level_strides)
+
+    @property
+    def classifier(self):
+        """The dense layer of the head of a classifier."""
+        return self.head.classifier
+
+    # === Forward ===
+
+    def split_size(self, inputs) -> tuple[Any, tuple | None]:
+        """Returns the images that `call` gets, and the size of the targets or None."""
+        if isinstance(inputs, dict):
+            return inputs["images"], self.task.target_size(inputs["targets"])
+        return inputs, None
+
+    def outputs_at(self, images, point: OperatingPoint, training=None) -> Any:
+        """Returns the outputs of the task at one point."""
+        pyramid = self.backbone(
+            self.preprocessing(images), point=point, training=training, pyramid=True
+        )
+        # JAX calls `call` itself, so that `training` reaches no inner layer unless
+        # it is passed on.
+        return self.head(pyramid, point=point, training=training)
+
+    def features(
+        self,
+        images,
+        point: OperatingPoint | str | None = None,
+        training: bool = False,
+        pooling: str | None = "avg",
+    ):
+        """Returns the coarsest features of the backbone.
+
+        Args:
+            images: As for `logits`.
+            point: The operating point, or its name; by default the headline point
+                at the images' own resolution.
+            training: As for `logits`.
+            pooling: `"avg"` or `"max"` over height and width, or None.
+
+        Returns:
+            float32 tensor of shape (batch, channels), or
+            (batch, height, width, channels) without pooling.
+        """
+        point = self.point_at(images) if point is None else self.point_of(point)
+        self.check_size(images, point)
+        pyramid = self.backbone(
+            self.preprocessing(images), point=point, training=training, pyramid=True
+        )
+        head = Features(pooling).head(LayerSet(), self.backbone.level_strides)
+        return head(pyramid, point=point)
+
+    def point_at(self, images) -> OperatingPoint:
+        """Returns the operating point at the images' own resolution."""
+        raise NotImplementedError
+
+    def resolution_of_images(self, images) -> int:
+        """Returns the resolution of square images of a known size."""
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[1] is None or shape[1] != shape[2]:
+            raise ValueError(
+                "Images must have shape (batch, resolution, resolution, 3) "
+                "with a known resolution: resize and batch them first, or "
+                "name the operating point: `model.logits(images, point)`. "
+                f"Received: shape {shape}"
+            )
+        return shape[1]
+
+    # === Transfer ===
+
+    def with_task(self, task: Task) -> "SwitchableNetwork":
+        """Returns the same network with another head, for fine-tuning.
+
+        Weights and statistics of the backbone are copied; the head starts anew.
+
+        Args:
+            task: The new task, such as `tasks.Classification(10)`, or
+                `tasks.Features("avg")` for a network without a head.
+        """
+        copy = type(self).from_config({**self.get_config(), "task": task})
+        copy.backbone.set_weights(self.backbone.get_weights())
+        return copy
+
+    def with_classes(self, num_classes: int) -> "SwitchableNetwork":
+        """Returns the same network with a new classifier; see `with_task`."""
+        return self.with_task(Classification(num_classes))
+
+    # === Config ===
+
+    def identity(self):
+        return {**super().identity(), "resolutions": self.resolutions}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "task": keras.saving.serialize_keras_object(self.task),
+            "resolutions": self.resolutions,
+            "preprocessing": self.preprocessing.mode,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("backbone", "task"):
+            if isinstance(config[name], dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+
+def as_task(task: Task | int | None, num_classes: int | None = None) -> Task:
+    """Returns a task, of which `Classification` can be named by an integer."""
+    if task is None:
+        return Classification() if num_classes is None else Classification(num_classes)
+    if num_classes is not None:
+        raise ValueError(
+            "Pass one of `task` and `num_classes`. "
+            f"Received: task={task!r}, num_classes={num_classes!r}"
+        )
+    if isinstance(task, Task):
+        return task
+    if hasattr(task, "__index__") or isinstance(task, float):
+        return Classification(task)
+    raise TypeError(
+        "`task` must be a `keras_resadapt.tasks.Task`, such as "
+        f"`tasks.Classification(10)`. Received: task={task!r}"
+    )
+
+
+def headless_task(
+    num_classes: int, kernel_initializer, include_top: bool, pooling: str | None
+) -> Task:
+    """Returns the task of a factory's arguments.
+
+    Args:
+        num_classes, kernel_initializer: Of the classifier.
+        include_top: Whether there is a classifier, as in `keras.applications`.
+        pooling: Without one, the global pooling of the features.
+    """
+    if include_top:
+        if pooling is not None:
+            raise ValueError(
+                "`pooling` is for `include_top=False`. "
+                f"Received: pooling={pooling!r} with include_top=True"
+            )
+        return Classification(num_classes, kernel_initializer)
+    return Features(pooling)
+
+
+def check_count(name: str, value: int, least: int) -> int:
+    """Returns an integer argument as an int, or raises a `ValueError`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def check_width_range(width_range: Sequence[float]) -> tuple[float, float]:
+    """Returns the smallest and the largest width, or raises a `ValueError`."""
+    try:
+        smallest, largest = map(float, width_range)
+    except (TypeError, ValueError):
+        smallest, largest = 0.0, 0.0
+    if not 0 < smallest <= largest < math.inf:
+        raise ValueError(
+            "`width_range` must be the smallest and the largest width "
+            f"multiplier, both positive. Received: width_range={width_range!r}"
+        )
+    return smallest, largest

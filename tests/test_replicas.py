@@ -1,0 +1,121 @@
+"""Layers on two replicas, with shares of different sizes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resadapt import layers, training
+from keras_resadapt.quantization.int8 import MovingRangeActivations
+
+NUM_IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    with training.strategy_scope("mirrored"):
+        return tf.distribute.get_strategy()
+
+
+def images(channels=3):
+    x = np.random.default_rng(0).normal(5, 2, (NUM_IMAGES, 4, 4, channels))
+    x[0] += 3  # so that the shares' statistics differ
+    return x.astype("float32")
+
+
+def split(strategy, x, first):
+    """The first images in one replica, the rest in the other."""
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(
+            x[:first] if context.replica_id_in_sync_group == 0 else x[first:]
+        )
+    )
+
+
+def values(per_replica, strategy):
+    return np.concatenate(strategy.experimental_local_results(per_replica))
+
+
+NORMS = {
+    "plain": (lambda: layers.BatchNormalization(momentum=0.5), {}),
+    "switchable": (
+        lambda: layers.SwitchableBatchNormalization((32, 16), momentum=0.5),
+        {"resolution": 16},
+    ),
+    "slimmable": (
+        lambda: layers.SlimmableBatchNormalization(32, 1.0, momentum=0.5),
+        {"resolution": 32, "width": 1.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("first", [3, 1, 6])
+@pytest.mark.parametrize("kind", NORMS)
+def test_batch_normalization_of_two_replicas(kind, first, strategy):
+    make, axes = NORMS[kind]
+    x = images()
+    results = []
+    for where in (None, strategy):
+        with where.scope() if where else tf.init_scope():
+            norm = make()
+            norm.build(x.shape)
+
+        @tf.function
+        def run(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = norm(x, **axes, training=True)
+                loss = tf.reduce_sum(y**3)
+            return y, tape.gradient(loss, x)
+
+        if where is None:
+            y, gradient = run(tf.constant(x))
+        else:
+            results_of = where.run(run, [split(where, x, first)])
+            y, gradient = (values(part, where) for part in results_of)
+        results.append([y, gradient, *map(np.array, norm.non_trainable_variables)])
+    for one, two in zip(*results):
+        np.testing.assert_allclose(one, two, rtol=2e-4, atol=2e-4)
+
+
+def test_a_part_of_the_channels(strategy):
+    """The sub-networks of a slimmable network."""
+    x = images(2)
+    with strategy.scope():
+        norm = layers.SlimmableBatchNormalization(32, 1.0)
+        norm.build((None, 4, 4, 3))
+
+    @tf.function
+    def run(x):
+        return norm(x, resolution=16, width=0.5, training=True)
+
+    y = values(strategy.run(run, [split(strategy, x, 1)]), strategy)
+    expected = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))
+    np.testing.assert_allclose(y, expected, atol=2e-3)
+    np.testing.assert_array_equal(norm.moving_mean, 0)
+
+
+@pytest.mark.parametrize("first", [3, 1, 6])
+def test_activation_ranges_of_two_replicas(first, strategy):
+    x = images()
+    x[1] -= 130
+    results = []
+    for where in (None, strategy):
+        with where.scope() if where else tf.init_scope():
+            quantizer = MovingRangeActivations()
+            quantizer.build(x.shape)
+
+        @tf.function
+        def run(x):
+            return quantizer(x, training=True)
+
+        for factor in (1, 0.5, 2):
+            if where is None:
+                y = run(tf.constant(x * factor))
+            else:
+                parts = split(where, (x * factor).astype("float32"), first)
+                y = values(where.run(run, [parts]), where)
+        results.append([y, *map(np.array, (*quantizer.state, quantizer.batches))])
+    for one, two in zip(*results):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+    low, high = results[0][1:3]
+    assert low < -100 < 5 < high
