@@ -34,5 +34,9 @@ from keras_resadapt.points.calibrating import CalibratingPoint, ListingPoint
 from keras_resadapt.points.collecting import CollectingPoint
 from keras_resadapt.points.converting import ConvertiblePoint
 from keras_resadapt.points.noting import NotingPoint
-from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
+from keras_resadapt.points.operating_point import (
+    DrawnResolution,
+    DrawnWidth,
+    OperatingPoint,
+)
 from keras_resadapt.points.recording import RecordingPoint
