@@ -23,7 +23,7 @@ The contract of an interpreter:
 | interpreter | what it does |
 |---|---|
 | `RecordingPoint` | records layers and shapes, and runs none of them (`profile`) |
-| `NotingPoint` | notes the quantizer that each tensor came from, while a network is built |
+| `NotingPoint` | notes the quantizer of each tensor, while a network is built |
 | `CollectingPoint` | normalizes by the batch and collects its statistics |
 | `CalibratingPoint` | calibrates activation quantizers, and rounds nothing |
 | `ListingPoint` | lists the activation quantizers of a pass |

@@ -76,10 +76,10 @@ class OperatingPoint:
         object.__setattr__(self, "width", float(width))
 
     def _check_integer(self, axis: str, least: int, rule: str) -> None:
-        value = getattr(self, axis)
+        value: Any = getattr(self, axis)
         if value is None:
             return
-        whole = value
+        whole: Any = value
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             if value == value and abs(value) < math.inf and int(value) == value:
                 whole = int(value)  # also 224.0
