@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
-from keras_resadapt.layers import (
-    Block,
-    ConvBlock,
-    LayerSet,
-    conv_norm,
-    make_divisible,
-)
-from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
+from keras_resadapt.layers import Block, LayerSet, conv_norm, make_divisible
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT, ConvBlock
 
 
 class SeparableBlock(Block):

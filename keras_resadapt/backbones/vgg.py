@@ -10,7 +10,8 @@ from keras_resadapt.backbones.backbone import (
     check_stem,
     level_name,
 )
-from keras_resadapt.layers import Block, ConvBlock, LayerSet
+from keras_resadapt.layers import Block, LayerSet
+from keras_resadapt.layers.conv_block import ConvBlock
 
 
 class Pooling(Block):

@@ -5,14 +5,11 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.layers import (
-    BaseFeatures,
-    ConvBlock,
-    ExitClassifier,
-    MultiScaleLayer,
-    Preprocessing,
-)
-from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
+from keras_resadapt.layers import Preprocessing
+from keras_resadapt.layers.base_features import BaseFeatures
+from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN, ExitClassifier
+from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale, check_size
 from keras_resadapt.models.weights import load_weights_file

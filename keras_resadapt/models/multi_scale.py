@@ -1,6 +1,6 @@
 """Validation of the arguments and images of RANet and MSDNet."""
 
-from keras_resadapt.layers import ExitClassifier
+from keras_resadapt.layers.exit_classifier import ExitClassifier
 
 _POSITIVE = (
     "num_blocks",

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.layers import (
-    BaseFeatures,
-    DenseBlock,
-    ExitClassifier,
-    FusionBlock,
-    Preprocessing,
-)
+from keras_resadapt.layers import Preprocessing
+from keras_resadapt.layers.base_features import BaseFeatures
+from keras_resadapt.layers.dense_block import DenseBlock
+from keras_resadapt.layers.exit_classifier import ExitClassifier
+from keras_resadapt.layers.fusion_block import FusionBlock
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale, check_size
 from keras_resadapt.models.weights import load_weights_file
