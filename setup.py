@@ -10,7 +10,15 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["keras_resadapt*"]),
+    package_data={"keras_resadapt": ["py.typed"]},
     python_requires=">=3.11",
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
     install_requires=[
         "absl-py",
         "keras>=3.15",
@@ -35,9 +43,11 @@ setuptools.setup(
         "test": [
             "keras_resadapt[quantization]",
             "jax",
+            "mypy",
             "pillow",
             "pytest",
             "pytest-xdist",
+            "ruff",
         ],
     },
 )

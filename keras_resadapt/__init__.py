@@ -1,18 +1,22 @@
-"""Image networks that run at many costs: one training, many operating points."""
+"""Image networks that are trained once and run at many operating points."""
 
+import importlib
 import os
 
-# TensorFlow decides when it is imported whether to use oneDNN's convolutions,
-# by itself only on the newest processors. On older ones they make a training
-# step twice as fast as well. Whoever set the variable has the last word.
+# TensorFlow decides whether to use oneDNN's convolutions when it is imported, and
+# uses them only on the newest processors by default. They make a training step
+# twice as fast on older processors as well. A value set by the user is kept.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from keras_resadapt import (
     backbones,
     convert,
+    heads,
     layers,
     losses,
+    points,
     quantization,
+    tasks,
     training,  # loading a trained model needs its SGD
 )
 from keras_resadapt.models.msdnet import (
@@ -57,10 +61,13 @@ __version__ = "0.1.0"
 _LAZY = ("analysis", "data", "export", "inference")
 
 
-def __getattr__(name):
-    """Imports the folders that need TensorFlow or matplotlib when used."""
+def __getattr__(name: str):
+    """Imports the folders that need TensorFlow or matplotlib on first use."""
     if name in _LAZY:
-        import importlib
-
         return importlib.import_module(f"keras_resadapt.{name}")
     raise AttributeError(f"module 'keras_resadapt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Lists the folders that are imported on first use, too."""
+    return sorted({*globals(), *_LAZY})

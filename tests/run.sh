@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes a virtual environment if none is active, installs the package with
-# what its tests need, and runs them, two at a time. Arguments go to
-# pytest.
+# Creates a virtual environment if none is active, installs the package with what
+# its tests need, checks format, lint and types, and runs the tests in two
+# processes. Arguments go to pytest: `sh tests/run.sh -m "not slow"`.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -z "${VIRTUAL_ENV:-}" ]; then
@@ -9,5 +9,8 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     . .venv/bin/activate
 fi
 python -m pip install --quiet -e '.[test]'
+python -m ruff check --quiet .
+python -m ruff format --check --quiet .
+python -m mypy --no-error-summary
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 exec python -m pytest -n 2 --dist worksteal "$@"

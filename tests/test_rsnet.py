@@ -350,7 +350,7 @@ class TestBadInput:
         "arguments, message",
         [
             ({"resolutions": ()}, "`resolutions`"),
-            ({"resolutions": (32, 32)}, "`resolutions` must not repeat"),
+            ({"resolutions": (32, 32, 16)}, "`resolutions` must not repeat"),
             ({"resolutions": (32, -8)}, "`resolutions`.*-8"),
             ({"resolutions": (32, 1)}, "at least 2 pixels"),
             ({"distillation": "all"}, "`distillation`.*'all'"),

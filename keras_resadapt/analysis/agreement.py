@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
 from keras_resadapt.analysis.text import plain
-from keras_resadapt.inference.storing.point_logits import collect_logits
+from keras_resadapt.inference.running.collecting import collect_logits
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -129,11 +129,21 @@ def plot_agreement(
     collected = collect_logits(model, data, points, verbose)
     cheap, dear = collected.correct
     regions = (cheap & dear, cheap & ~dear, ~cheap & dear, ~cheap & ~dear)
+    both, only_cheap, only_dear, neither = (
+        float(np.mean(region)) for region in regions
+    )
+    precision, coverage = precision_and_coverage(
+        collected.confidence[0], cheap, thresholds
+    )
     agreement = Agreement(
-        tuple(point.name for point in points),
-        *(float(np.mean(region)) for region in regions),
-        thresholds,
-        *precision_and_coverage(collected.confidence[0], cheap, thresholds),
+        names=(points[0].name, points[1].name),
+        both=both,
+        only_cheap=only_cheap,
+        only_dear=only_dear,
+        neither=neither,
+        thresholds=thresholds,
+        precision=precision,
+        coverage=coverage,
     )
     _draw(agreement, len(cheap), path, title)
     return agreement

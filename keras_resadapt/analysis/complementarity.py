@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_resadapt.analysis.heat_table import draw_heat_table
 from keras_resadapt.analysis.text import plain
-from keras_resadapt.inference.storing.point_logits import collect_logits
+from keras_resadapt.inference.running.collecting import collect_logits
 from keras_resadapt.points.operating_point import OperatingPoint
 
 

@@ -4,17 +4,15 @@ import dataclasses
 import heapq
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
 
 from keras_resadapt.analysis.text import plain
 from keras_resadapt.batches import images_at, labelled_batches
+from keras_resadapt.inference.running.adaptive_predictor import AdaptivePredictor
+from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
-
-if TYPE_CHECKING:  # it needs TensorFlow, and the other plots do not
-    from keras_resadapt.inference import Thresholds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class ExitGallery:
 
 def plot_exit_gallery(
     model: Cascade,
-    thresholds: "Thresholds | Sequence[float]",
+    thresholds: Thresholds | Sequence[float],
     data: Iterable,
     path: str | os.PathLike,
     classes: Sequence[int] | None = None,
@@ -106,7 +104,9 @@ def plot_exit_gallery(
         )
     rows = best.rows(model.num_exits)
     gallery = ExitGallery(
-        *map(np.concatenate, (exits, correct, confidence)),
+        np.concatenate(exits),
+        np.concatenate(correct),
+        np.concatenate(confidence),
         {
             block: tuple(tuple(-item[1] for item in row) for row in of_block)
             for block, of_block in rows.items()
@@ -118,10 +118,6 @@ def plot_exit_gallery(
 
 def _predictions(model, thresholds, data, verbose):
     """Yields images, labels and adaptive predictions, batch by batch."""
-    from keras_resadapt.inference.running.adaptive_predictor import (
-        AdaptivePredictor,
-    )
-
     predictor = None
     for images, labels in labelled_batches(data, verbose):
         if isinstance(images, (tuple, list)):

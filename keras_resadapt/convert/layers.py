@@ -31,7 +31,7 @@ def kernel_targets(name: str, layer) -> dict[str, Target]:
         def to_keras(w):
             return np.transpose(w, (2, 3, 1, 0))
 
-    targets = {f"{name}.weight": ([layer.kernel], to_keras)}
+    targets: dict[str, Target] = {f"{name}.weight": ([layer.kernel], to_keras)}
     if layer.use_bias:
         targets[f"{name}.bias"] = ([layer.bias], np.asarray)
     return targets

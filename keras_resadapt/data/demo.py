@@ -110,7 +110,10 @@ def _draw(
         _draw_group(np.random.default_rng((seed, stream, group)), size)
         for group in range(-(-num_examples // GROUP))
     ]
-    return tuple(np.concatenate(parts)[:num_examples] for parts in zip(*groups))
+    images, labels, difficulty, masks = (
+        np.concatenate(parts)[:num_examples] for parts in zip(*groups)
+    )
+    return images, labels, difficulty, masks
 
 
 def _draw_group(

@@ -85,7 +85,7 @@ def export_litert(
     is_int8 = isinstance(scheme, Int8)
     signatures = litert_signatures(model, points, share_kernels and not is_int8)
     content = _convert(signatures, is_int8)
-    if is_int8 and scheme.first and scheme.last:
+    if is_int8 and scheme.first and scheme.last:  # type: ignore[attr-defined]
         _check_integers(content)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(content)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,7 @@ class Signature:
         specs: The name, shape and dtype of each input.
     """
 
-    function: Callable
+    function: Any
     specs: tuple[tf.TensorSpec, ...]
 
 

@@ -15,6 +15,9 @@ from keras_resadapt.layers.high_frequency_residual import HighFrequencyResidual
 from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
 from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
+from keras_resadapt.layers.private_slimmable_batch_normalization import (
+    PrivateSlimmableBatchNormalization,
+)
 from keras_resadapt.layers.resize import resize_bilinear, resize_to_corners
 from keras_resadapt.layers.slimmable import (
     SlimmableConv2D,

@@ -4,23 +4,24 @@ NumPy's integers, floats and arrays become Python's, which configurations can
 hold.
 """
 
+import functools
+import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 
-def as_int(name: str, value: Any, minimum: int = 1) -> int:
-    """Returns an integer argument as an `int`.
+def as_int(name: str, value: Any) -> int:
+    """Returns a positive integer argument as an `int`.
 
     Args:
         name: The argument's name, for the error.
         value: An integer of Python or NumPy.
-        minimum: The smallest allowed value.
 
     Raises:
-        ValueError: If `value` is not an integer or is below `minimum`.
+        ValueError: If `value` is not a positive integer.
     """
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -28,10 +29,9 @@ def as_int(name: str, value: Any, minimum: int = 1) -> int:
         integer = operator.index(value)
     except TypeError:
         integer = None
-    if integer is None or integer < minimum:
+    if integer is None or integer < 1:
         raise ValueError(
-            f"`{name}` must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}"
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
     return integer
 
@@ -54,11 +54,6 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
     return height, width
 
 
-def as_ints(name: str, values: Sequence[int], minimum: int = 1) -> tuple[int, ...]:
-    """Returns a sequence of integers as a tuple of `int`."""
-    return tuple(as_int(name, value, minimum) for value in values)
-
-
 def as_share(name: str, value: Any) -> float:
     """Returns a number in [0, 1] as a `float`.
 
@@ -68,3 +63,29 @@ def as_share(name: str, value: Any) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value!r}")
     return float(value)
+
+
+def as_plain(value: Any) -> Any:
+    """Returns a value in which NumPy's numbers and arrays are Python's.
+
+    Args:
+        value: Anything; lists, tuples and dicts are searched.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return as_plain(value.tolist())
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(map(as_plain, value))
+    if type(value) is dict:
+        return {key: as_plain(entry) for key, entry in value.items()}
+    return value
+
+
+def with_plain_arguments(init: Callable) -> Callable:
+    """Wraps a constructor so that it gets Python's numbers instead of NumPy's."""
+
+    @functools.wraps(init)
+    def plain_init(self, *args, **kwargs):
+        return init(self, *map(as_plain, args), **as_plain(kwargs))
+
+    plain_init.__signature__ = inspect.signature(init)  # which Keras reads
+    return plain_init

@@ -94,9 +94,11 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
 
     def build(self, input_shape):
+        channels = input_shape[-1]
+
         def vector(name, initializer, trainable):
             return self.add_weight(
-                shape=(input_shape[-1],),
+                shape=self.affine_shape(channels) if trainable else (channels,),
                 name=name,
                 initializer=initializer,
                 trainable=trainable,
@@ -108,6 +110,10 @@ class BatchNormalization(keras.layers.Layer):
         self.beta = vector("beta", "zeros", True)
         self.moving_mean = vector("moving_mean", "zeros", False)
         self.moving_variance = vector("moving_variance", "ones", False)
+
+    def affine_shape(self, channels: int) -> tuple[int, ...]:
+        """Returns the shape of `gamma` and `beta`."""
+        return (channels,)
 
     @property
     def vector_dtype(self) -> str:

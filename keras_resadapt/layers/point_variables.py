@@ -2,6 +2,8 @@
 
 import contextlib
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 
 class PointVariables:
@@ -19,6 +21,11 @@ class PointVariables:
     what: str
     how: str
     of_points: dict
+    full_resolution: int
+    full_width: float
+    # Of `keras.layers.Layer`
+    _tracker: Any
+    _untrack_variable: Callable
 
     @contextlib.contextmanager
     def adding_to(self, resolution, width):

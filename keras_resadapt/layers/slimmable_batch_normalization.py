@@ -67,7 +67,7 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
         is_full = self.is_full(resolution, width)
         if not training or (is_full and not self.trainable):
             return normalize(inputs, *self.affine(resolution, width))
-        outputs, mean, variance = self.normalize_by_batch(inputs)
+        outputs, mean, variance = self.normalize_by_batch(inputs, resolution, width)
         if is_full:
             self.update_statistics(mean, variance)
         return outputs
@@ -75,14 +75,15 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
     def affine(self, resolution, width):
         """Returns the scale and offset of each channel in inference."""
         mean, variance = self.statistics(resolution, width)
-        channels = mean.shape[0]
-        return affine(
-            mean,
-            variance,
-            first_channels(self.gamma, channels),
-            first_channels(self.beta, channels),
-            self.epsilon,
+        gamma, beta = (
+            first_channels(vector, mean.shape[0])
+            for vector in self.affine_vectors(resolution)
         )
+        return affine(mean, variance, gamma, beta, self.epsilon)
+
+    def affine_vectors(self, resolution):
+        """Returns `gamma` and `beta` of a resolution, at full width."""
+        return self.gamma, self.beta
 
     def statistics(self, resolution, width):
         """Returns the mean and variance variables of a point."""
@@ -90,10 +91,10 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
             return self.moving_mean, self.moving_variance
         return self.at_point(resolution, width)
 
-    def normalize_by_batch(self, inputs, **axes):
+    def normalize_by_batch(self, inputs, resolution, width):
         """Normalizes by the batch; see `BatchNormalization`."""
         channels = channels_of(inputs)
-        vectors = (self.gamma, self.beta, self.moving_mean)
+        vectors = (*self.affine_vectors(resolution), self.moving_mean)
         return self.normalize_with(
             inputs, *(first_channels(vector, channels) for vector in vectors)
         )

@@ -21,7 +21,8 @@ def check_resolutions(resolutions: Sequence[int] | int) -> tuple[int, ...]:
         resolutions: Resolutions in pixels, or a single one.
 
     Raises:
-        ValueError: If they are not distinct positive integers, or none.
+        ValueError: If they are not positive integers, or none, or if some of them
+            repeat. All of them can be equal (RS-Net, table 6, "Single-resolution").
     """
     values = [resolutions] if np.ndim(resolutions) == 0 else list(resolutions)
     if not values:
@@ -36,11 +37,20 @@ def check_resolutions(resolutions: Sequence[int] | int) -> tuple[int, ...]:
                 f"Received: {value!r} in resolutions={resolutions}"
             )
     values = [operator.index(value) for value in values]
-    if len(set(values)) < len(values):
+    if len(values) > len(set(values)) > 1:
         raise ValueError(
-            f"`resolutions` must not repeat. Received: resolutions={resolutions}"
+            "`resolutions` must not repeat, unless all are equal. "
+            f"Received: resolutions={resolutions}"
         )
     return tuple(sorted(values, reverse=True))
+
+
+def branch_names(resolutions: tuple[int, ...]) -> list[str]:
+    """Returns a name for each resolution, `"r32_branch1"` where all are equal."""
+    names = [f"r{resolution}" for resolution in resolutions]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name}_branch{i}" for i, name in enumerate(names)]
 
 
 def trained_index(resolutions: tuple[int, ...], resolution: int) -> int:
@@ -112,6 +122,7 @@ class SwitchableBatchNormalization(keras.layers.Layer):
     Call arguments:
         inputs: Tensor of shape (batch, height, width, channels).
         resolution: The resolution of the network's input, in pixels.
+        branch: The index of the branch where all resolutions are equal.
         training: As for `BatchNormalization`.
 
     Raises:
@@ -125,7 +136,7 @@ class SwitchableBatchNormalization(keras.layers.Layer):
     >>> y = bn(features, resolution=32, training=True)
     """
 
-    depends_on = ("resolution",)
+    depends_on = ("resolution", "branch")
 
     def __init__(
         self,
@@ -147,36 +158,38 @@ class SwitchableBatchNormalization(keras.layers.Layer):
                 momentum,
                 epsilon,
                 gamma_initializer,
-                name=f"r{resolution}",
+                name=name,
                 dtype=self.dtype_policy,
             )
-            for resolution in self.resolutions
+            for name in branch_names(self.resolutions)
         ]
 
     def build(self, input_shape):
         for branch in self.branches:
             branch.build(input_shape)
 
-    def call(self, inputs, resolution, training=None):
+    def call(self, inputs, resolution, branch=None, training=None):
         if training or resolution in self.resolutions:
-            return self._branch(resolution)(inputs, training=training)
+            return self._branch(resolution, branch)(inputs, training=training)
         return normalize(inputs, *self.affine(resolution))
 
-    def affine(self, resolution):
+    def affine(self, resolution, branch=None):
         """Returns the scale and offset of each channel in inference."""
         if resolution in self.resolutions:
-            return self._branch(resolution).affine()
+            return self._branch(resolution, branch).affine()
         return affine(*self._interpolate(resolution), epsilon=self.epsilon)
 
-    def statistics(self, resolution):
+    def statistics(self, resolution, branch=None):
         """Returns the running mean and variance of a trained resolution."""
-        return self._branch(resolution).statistics()
+        return self._branch(resolution, branch).statistics()
 
-    def normalize_by_batch(self, inputs, resolution):
+    def normalize_by_batch(self, inputs, resolution, branch=None):
         """Normalizes by the batch; see `BatchNormalization`."""
-        return self._branch(resolution).normalize_by_batch(inputs)
+        return self._branch(resolution, branch).normalize_by_batch(inputs)
 
-    def _branch(self, resolution):
+    def _branch(self, resolution, branch):
+        if branch is not None:
+            return self.branches[branch]
         return self.branches[trained_index(self.resolutions, resolution)]
 
     def _interpolate(self, resolution):
@@ -188,7 +201,7 @@ class SwitchableBatchNormalization(keras.layers.Layer):
             for name in ("moving_mean", "moving_variance", "gamma", "beta")
         ]
 
-    def compute_output_spec(self, inputs, resolution, training=None):
+    def compute_output_spec(self, inputs, resolution, branch=None, training=None):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self):

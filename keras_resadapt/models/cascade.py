@@ -103,7 +103,7 @@ class Cascade(Network):
         self.temperature = temperature
 
     @property
-    def operating_points(self) -> tuple[OperatingPoint, ...]:
+    def operating_points(self) -> tuple[OperatingPoint, ...]:  # type: ignore[override]
         return tuple(OperatingPoint(exit=k) for k in range(self.num_exits))
 
     # === What a family defines ===
@@ -262,8 +262,8 @@ class Cascade(Network):
         head = Features(pooling).head(LayerSet(), {})
         return head({"last": self.exit_features(features, point.exit)}, point=point)
 
-    def build_from_point(self) -> None:
-        super().build_from_point(OperatingPoint())
+    def build_from_point(self, point: OperatingPoint = OperatingPoint()) -> None:
+        super().build_from_point(point)
 
     def profile(
         self,

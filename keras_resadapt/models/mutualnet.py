@@ -11,6 +11,7 @@ from keras_resadapt.backbones import VGG, Backbone, MobileNetV1, MobileNetV2, Re
 from keras_resadapt.backend import in_graph
 from keras_resadapt.layers import (
     LayerSet,
+    PrivateSlimmableBatchNormalization,
     SlimmableBatchNormalization,
     SlimmableConv2D,
     SlimmableDense,
@@ -26,7 +27,7 @@ from keras_resadapt.models.switchable import (
     headless_task,
 )
 from keras_resadapt.models.weights import load_weights_file
-from keras_resadapt.points import OperatingPoint
+from keras_resadapt.points import DrawnResolution, OperatingPoint
 from keras_resadapt.profile import channels_of_norms
 from keras_resadapt.quantization.per_point import SlimmableQuantizer
 from keras_resadapt.tasks import Task
@@ -68,6 +69,8 @@ class MutualNet(SwitchableNetwork):
             sub-network learns from the targets.
         seed: Seed of the draws, which depend on it and on the step's number alone.
         preprocessing: `"imagenet"`, `"unit"` or `None`; see `layers.Preprocessing`.
+        private_bn: Whether each resolution has its own BatchNormalization scale and
+            bias, as in an `RSNet`. In no paper.
         calibrated: The points that have statistics, as pairs (resolution, width).
             A saved model stores them. Their statistics are NaN until weights are
             loaded or the points are calibrated.
@@ -95,6 +98,7 @@ class MutualNet(SwitchableNetwork):
         seed: int = 0,
         preprocessing: str | None = "imagenet",
         calibrated: Sequence[tuple[int, float]] = (),
+        private_bn: bool = False,
         **kwargs,
     ):
         super().__init__(backbone, task, resolutions, preprocessing, **kwargs)
@@ -112,10 +116,18 @@ class MutualNet(SwitchableNetwork):
             "full_resolution": self.full_point.resolution,
             "full_width": self.full_point.width,
         }
+        self.private_bn = bool(private_bn)
+        norm = functools.partial(SlimmableBatchNormalization, **full)
+        if self.private_bn:
+            norm = functools.partial(
+                PrivateSlimmableBatchNormalization,
+                self.resolutions,
+                self.full_point.width,
+            )
         layers = LayerSet(
             conv=functools.partial(SlimmableConv2D, max_width=self.width_range[1]),
             depthwise=SlimmableDepthwiseConv2D,
-            norm=functools.partial(SlimmableBatchNormalization, **full),
+            norm=norm,
             dense=SlimmableDense,
             slimmable=True,
         )
@@ -355,7 +367,8 @@ class MutualNet(SwitchableNetwork):
             self.num_random_widths,
         )
         points = [
-            (OperatingPoint(width=width), resolution) for width, resolution in drawn
+            (OperatingPoint(DrawnResolution(resolution), width), resolution)
+            for width, resolution in drawn
         ]
         loss, logits, gradients = sandwich_gradients(
             self, images, y, sample_weight, points, size
@@ -371,7 +384,11 @@ class MutualNet(SwitchableNetwork):
     # === Config ===
 
     def identity(self):
-        return {**super().identity(), "width_range": self.width_range}
+        return {
+            **super().identity(),
+            "width_range": self.width_range,
+            "private_bn": self.private_bn,
+        }
 
     def get_config(self):
         return {
@@ -381,6 +398,7 @@ class MutualNet(SwitchableNetwork):
             "num_random_widths": self.num_random_widths,
             "distillation": self.distillation,
             "seed": self.seed,
+            "private_bn": self.private_bn,
             "calibrated": [
                 (point.resolution, point.width) for point in self.operating_points[1:]
             ],

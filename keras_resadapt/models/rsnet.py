@@ -49,7 +49,9 @@ class RSNet(SwitchableNetwork):
         backbone: A backbone. The network is made anew from its architecture.
         task: The task. An integer is short for `tasks.Classification(integer)`.
         resolutions: Resolutions to train, in pixels. A single one gives an
-            individually trained network without an ensemble.
+            individually trained network without an ensemble. Equal ones give as
+            many branches of one resolution (table 6, "Single-resolution"), which
+            train on one crop, or on a tuple with a crop for each branch.
         distillation: `"full"`, `"vanilla"`, `"no_ensemble"`, `"largest_only"` or
             `"none"`; see `losses.distillation_loss`.
         preprocessing: `"imagenet"`, `"unit"` or `None`; see `layers.Preprocessing`.
@@ -93,11 +95,13 @@ class RSNet(SwitchableNetwork):
 
         # === Layers ===
         axis = {"resolutions": self.resolutions, "extrapolate": self.extrapolate}
+        repeats = len(set(self.resolutions)) < len(self.resolutions)
         layers, private = LayerSet(), None
         if self.private_bn:
             norm = functools.partial(SwitchableBatchNormalization, **axis)
             layers = LayerSet(norm=norm)
-            private = functools.partial(SwitchableQuantizer, **axis)
+            if not repeats:  # branches of one resolution share their ranges
+                private = functools.partial(SwitchableQuantizer, **axis)
         self.make_layers(backbone, layers, private)
         if self.has_ensemble:
             # Scores of the resolutions in the ensemble, before the softmax.
@@ -110,7 +114,8 @@ class RSNet(SwitchableNetwork):
 
         # === Operating points ===
         self.operating_points = tuple(
-            OperatingPoint(resolution=r) for r in self.resolutions
+            OperatingPoint(resolution=r, branch=i if repeats else None)
+            for i, r in enumerate(self.resolutions)
         )
         self.build_from_point(self.operating_points[0])
 
@@ -125,6 +130,11 @@ class RSNet(SwitchableNetwork):
             raise ValueError(
                 f"`point` must have a resolution, and neither a width nor an exit: "
                 f"{self.name!r} switches resolutions. Received: point={point}"
+            )
+        if point.branch is not None and point not in self.operating_points:
+            raise ValueError(
+                f"`point` must be one of {self.operating_points}. "
+                f"Received: point={point}"
             )
         if self.private_bn:
             neighbours(self.resolutions, point.resolution, self.extrapolate)

@@ -23,7 +23,7 @@ The contract of an interpreter:
 | interpreter | what it does |
 |---|---|
 | `RecordingPoint` | records layers and shapes, and runs none of them (`profile`) |
-| `NotingPoint` | notes the quantizer that each tensor came from, while a network is built |
+| `NotingPoint` | notes the quantizer of each tensor, while a network is built |
 | `CollectingPoint` | normalizes by the batch and collects its statistics |
 | `CalibratingPoint` | calibrates activation quantizers, and rounds nothing |
 | `ListingPoint` | lists the activation quantizers of a pass |
@@ -34,5 +34,9 @@ from keras_resadapt.points.calibrating import CalibratingPoint, ListingPoint
 from keras_resadapt.points.collecting import CollectingPoint
 from keras_resadapt.points.converting import ConvertiblePoint
 from keras_resadapt.points.noting import NotingPoint
-from keras_resadapt.points.operating_point import DrawnWidth, OperatingPoint
+from keras_resadapt.points.operating_point import (
+    DrawnResolution,
+    DrawnWidth,
+    OperatingPoint,
+)
 from keras_resadapt.points.recording import RecordingPoint

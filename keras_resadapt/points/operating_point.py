@@ -22,6 +22,17 @@ class DrawnWidth:
     value: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawnResolution:
+    """A resolution in pixels that is known only when the graph runs.
+
+    Args:
+        value: A scalar integer tensor.
+    """
+
+    value: Any
+
+
 @keras.saving.register_keras_serializable("keras_resadapt")
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
@@ -31,22 +42,28 @@ class OperatingPoint:
     call; a network has no "active" point.
 
     Args:
-        resolution: Height and width of the input in pixels.
+        resolution: Height and width of the input in pixels. Inside a graph, it can
+            be a `DrawnResolution`.
         width: Width multiplier, 1.0 for the full width. Inside a graph, it can be
             a `DrawnWidth`.
         exit: Index of the exit whose logits are returned, from 0.
+        branch: Index among sub-networks of the same resolution, from 0; None where
+            resolutions differ.
 
     Raises:
         ValueError: An axis is out of its range.
     """
 
-    resolution: int | None = None
+    resolution: int | DrawnResolution | None = None
     width: float | DrawnWidth | None = None
     exit: int | None = None
+    branch: int | None = None
 
     def __post_init__(self):
-        self._check_integer("resolution", 1, "a positive integer (pixels)")
+        if not isinstance(self.resolution, DrawnResolution):
+            self._check_integer("resolution", 1, "a positive integer (pixels)")
         self._check_integer("exit", 0, "a non-negative integer")
+        self._check_integer("branch", 0, "a non-negative integer")
         width = self.width
         if width is None or isinstance(width, DrawnWidth):
             return
@@ -59,10 +76,10 @@ class OperatingPoint:
         object.__setattr__(self, "width", float(width))
 
     def _check_integer(self, axis: str, least: int, rule: str) -> None:
-        value = getattr(self, axis)
+        value: Any = getattr(self, axis)
         if value is None:
             return
-        whole = value
+        whole: Any = value
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             if value == value and abs(value) < math.inf and int(value) == value:
                 whole = int(value)  # also 224.0
@@ -83,6 +100,8 @@ class OperatingPoint:
             parts.append(f"w{round(self.width * 100):03d}")
         if self.exit is not None:
             parts.append(f"exit{self.exit}")
+        if self.branch is not None:
+            parts.append(f"branch{self.branch}")
         return "_".join(parts)
 
     def call(self, layer, inputs, **kwargs) -> Any:

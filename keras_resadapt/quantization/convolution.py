@@ -40,6 +40,7 @@ class QuantizedConvolution:
 
     depends_on = ("point",)
     is_packed = False
+    kernel: keras.Variable
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ class Scheme:
                 point; None for a family whose points share all features.
         """
         self.check()
-        if private is None or not self.private_ranges:
+        if private is None or not self.private_ranges:  # type: ignore[attr-defined]
             private = lambda quantizer: quantizer
 
         def junctions():
@@ -115,12 +115,12 @@ class Scheme:
             conv=weighted(layers.conv),
             depthwise=weighted(layers.depthwise),
             first_conv=weighted(first_conv, input_quantizer=junctions)
-            if self.first
+            if self.first  # type: ignore[attr-defined]
             else _in_float(first_conv),
             dense=weighted(
                 layers.dense, input_quantizer=junctions, output_quantizer=junctions
             )
-            if self.last
+            if self.last  # type: ignore[attr-defined]
             else _in_float(layers.dense),
             activation=activation,
             junction=junction,

@@ -121,9 +121,9 @@ class AdaptivePredictor:
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
             outputs = self._run(keras.ops.convert_to_tensor(batch))
-            for done, new in zip((probabilities, exits), outputs):
-                done.append(new.numpy())
-        probabilities, exits = map(np.concatenate, (probabilities, exits))
+            probabilities.append(outputs[0].numpy())
+            exits.append(outputs[1].numpy())
+        probabilities, exits = np.concatenate(probabilities), np.concatenate(exits)
         if not np.isfinite(probabilities).all():
             raise ValueError(
                 f"The probabilities of {self.model.name!r} are NaN for some "

@@ -1,6 +1,7 @@
 """The exits of a cascade as separate functions of tensors."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -64,7 +65,7 @@ def freeze_stages(
     import tensorflow as tf
 
     specs = [tf.TensorSpec((None, resolution, resolution, 3), tf.float32)]
-    stages = []
+    stages: list[Any] = []
     for stage in cascade_stages(model, temperatures):
         stages.append(freeze(stage, specs))
         specs = [
