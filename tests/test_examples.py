@@ -9,7 +9,7 @@ from conftest import make_tiny, make_tiny_cascade, randomize
 from example_scripts import check_script, run_script, write_image_folder
 
 import keras_resadapt
-from keras_resadapt import training
+from keras_resadapt import inference, training
 
 TINY = ("--batch_size=12", "--epochs=1", "--depths=1,1", "--filters=4,8")
 
@@ -26,7 +26,10 @@ def mutualnet(tmp_path_factory):
     model = keras_resadapt.MutualMobileNetV1(
         3, resolutions=(32, 16), depths=(1, 1), filters=(8, 16), stem="small"
     )
-    model.add_statistics(model.grid([1.0, 0.25]))
+    batch = np.zeros((4, 32, 32, 3), "float32"), np.zeros(4, int)
+    inference.calibrate_batch_norm(
+        model, [batch], model.grid([1.0, 0.25]), verbose=False
+    )
     path = tmp_path_factory.mktemp("mutualnet") / "model.keras"
     model.save(path)
     return path

@@ -110,7 +110,7 @@ class TestRecipe:
         np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5)
         imagenet = training.RANET_IMAGENET.optimizer(3, 256)._learning_rate
         assert imagenet.milestones == (90, 180)
-        with pytest.raises(ValueError, match="shares of the epochs"):
+        with pytest.raises(ValueError, match="fractions of the epochs"):
             training.Recipe(10, 0.1, 0, milestones=(30, 60))
         with pytest.raises(ValueError, match="increasing order"):
             training.MultiStepDecay(0.1, [20, 10])
@@ -125,7 +125,7 @@ def test_strategy_scope():
     # A second one would collide with the first one's collective operations.
     with training.strategy_scope("mirrored"):
         assert tf.distribute.get_strategy() is strategy
-    with pytest.raises(ValueError, match="`strategy`.*'tpu'"):
+    with pytest.raises(ValueError, match="`name`.*'tpu'"):
         training.strategy_scope("tpu")
 
 
@@ -344,7 +344,7 @@ def test_checkpoints_are_whole_or_absent(tmp_path, batch):
         verbose=0,
         callbacks=[training.EpochCheckpoint(folder)],
     )
-    assert os.listdir(folder) == ["epoch_0002.keras"]
+    assert sorted(os.listdir(folder)) == ["epoch_0001.keras", "epoch_0002.keras"]
     # What a killed process leaves behind does no harm
     open(os.path.join(folder, "partial.keras"), "w").close()
     copy, epochs = training.load_last_checkpoint(folder)
@@ -352,6 +352,65 @@ def test_checkpoints_are_whole_or_absent(tmp_path, batch):
     assert int(copy.optimizer.iterations) == 2
     for a, b in zip(model.optimizer.variables, copy.optimizer.variables):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, batch):
+    model = make_tiny(resolutions=(16,))
+    model.compile(training.SGD(0.1))
+    callback = training.EpochCheckpoint(tmp_path)
+    callback.set_model(model)
+    callback.on_epoch_end(0)
+    callback.on_epoch_end(1)
+    newest = tmp_path / "epoch_0002.keras"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match="epoch_0002.keras' is damaged"):
+        _, epochs = training.load_last_checkpoint(tmp_path)
+    assert epochs == 1
+    (tmp_path / "epoch_0001.keras").write_bytes(b"")
+    with pytest.raises(ValueError, match="All checkpoints in .* are damaged"):
+        training.load_last_checkpoint(tmp_path)
+
+
+def test_a_disk_that_cannot_be_written_stops_before_the_first_epoch(tmp_path):
+    resource = pytest.importorskip("resource")
+    callback = training.EpochCheckpoint(tmp_path / "checkpoint")
+    callback.set_model(make_tiny(resolutions=(16,)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="A checkpoint cannot be saved"):
+            callback.on_train_begin()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "checkpoint").iterdir())
+    callback.on_train_begin()
+    assert not list((tmp_path / "checkpoint").iterdir())
+
+
+def test_a_folder_is_locked_by_one_process(tmp_path):
+    (tmp_path / "lock.json").write_text("{}")  # of a process that was killed
+    with training.lock_folder(tmp_path):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on host"):
+            with training.lock_folder(tmp_path):
+                pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("learning_rate", -1), ("learning_rate", float("nan")), ("epochs", 0)],
+)
+def test_recipes_check_their_numbers(name, value):
+    arguments = {"epochs": 1, "learning_rate": 0.1, "weight_decay": 0, name: value}
+    with pytest.raises(ValueError, match=f"`{name}`.*{value}"):
+        training.Recipe(**arguments)
+
+
+def test_a_schedule_cannot_be_set_by_a_callback():
+    optimizer = training.RSNET_RESNET.optimizer(1, 1)
+    with pytest.raises(TypeError, match="float `learning_rate`"):
+        optimizer.learning_rate = 0.1
+    training.SGD(0.1).learning_rate = 0.2
 
 
 def test_latency_and_plot(tiny, tmp_path):
