@@ -1,4 +1,4 @@
-"""What an operating point costs: multiply-adds and parameters."""
+"""The cost of an operating point: multiply-adds and parameters."""
 
 import dataclasses
 import math
@@ -17,12 +17,12 @@ class ProfileRow:
 
     Attributes:
         point: The operating point.
-        madds: Multiply-adds of convolutions and dense layers; nothing for
-            biases, normalization, activations, pooling and resizing.
+        madds: Multiply-adds of convolutions and dense layers. Biases, normalization,
+            activations, pooling and resizing are not counted.
         params: Trainable parameters that this point uses.
-        standalone_madds: Multiply-adds of `logits` at this point. Less than
-            `madds` in a cascade, where an image that leaves at an exit has
-            paid for all exits before it.
+        standalone_madds: Multiply-adds of `logits` at this point. In a cascade, they
+            are fewer than `madds`: an image that exits has also run through the
+            classifiers of all earlier exits.
     """
 
     point: OperatingPoint
@@ -36,7 +36,7 @@ def profile_point(
     input_shape: tuple[int, ...],
     point: OperatingPoint,
 ) -> ProfileRow:
-    """Counts the layers that `forward` calls for one image, and runs none.
+    """Counts the cost of the layers that `forward` calls, without running them.
 
     Args:
         forward: Function of (images, point) that calls every layer through
@@ -50,19 +50,28 @@ def profile_point(
 
 
 def _record(forward, input_shape, point) -> list:
-    """The calls that `forward` makes through a point, each with the layer and
-    the shapes of what goes in and out."""
+    """Returns the calls that `forward` makes through a point.
+
+    Each is a layer with the shapes of its inputs and outputs.
+    """
     recorder = point.interpreted_by(RecordingPoint)
-    images = keras.KerasTensor((1, *input_shape))
-    symbolic_call(lambda x: forward(x, recorder), images)
+
+    def run(images):
+        recorder.calls.clear()  # a backend may trace twice
+        return forward(images, recorder)
+
+    symbolic_call(run, keras.KerasTensor((1, *input_shape)))
     return recorder.calls
 
 
 def channels_of_norms(
     model, point: OperatingPoint
 ) -> list[tuple[keras.layers.Layer, int]]:
-    """The normalization layers that a point runs through, each with the
-    number of its channels there."""
+    """Returns the normalization layers that run at a point.
+
+    Returns:
+        Pairs of a layer and the number of its channels at the point.
+    """
     return [
         (layer, outputs[-1])
         for layer, _, outputs in _record(
@@ -77,17 +86,19 @@ def channels_of_norms(
 def profile_cascade(
     model, input_shape: tuple[int, ...], points: Iterable | None = None
 ) -> list[ProfileRow]:
-    """Counts a cascade's exits, in one pass through all and one for each.
+    """Counts the cost of the exits of a cascade.
 
     Args:
         model: A `Cascade`.
         input_shape: Shape of one image.
-        points: The exits to count; by default all.
+        points: The exits to count; by default all of them.
     """
     recorder = RecordingPoint()
     calls_until = []
 
     def forward(images):
+        recorder.calls.clear()  # a backend may trace twice
+        calls_until.clear()
         state = model.start(images, recorder)
         for _ in range(model.num_exits):
             logits, state = model.advance(state)
@@ -123,7 +134,7 @@ def _sum_params(calls) -> int:
 
 
 def _madds(layer, inputs, outputs) -> int:
-    """Multiply-adds of one call, from the shapes of what went in and out."""
+    """Returns the multiply-adds of one call, from its shapes."""
     if isinstance(layer, keras.layers.Dense):
         return math.prod(outputs) * inputs[-1]
     if isinstance(layer, keras.layers.DepthwiseConv2D):
@@ -135,7 +146,7 @@ def _madds(layer, inputs, outputs) -> int:
 
 
 def _params(layer, inputs, outputs) -> int:
-    """Trainable parameters that one call used, from its shapes."""
+    """Returns the number of trainable parameters of one call, from its shapes."""
     if isinstance(layer, keras.layers.Dense):
         weights = inputs[-1] * outputs[-1]
     elif isinstance(layer, keras.layers.DepthwiseConv2D):

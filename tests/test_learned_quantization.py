@@ -1,4 +1,4 @@
-"""LQ-Nets' quantizers against a reference in NumPy."""
+"""Quantizers of LQ-Nets against a reference in NumPy."""
 
 import itertools
 
@@ -14,19 +14,19 @@ from keras_resadapt.quantization.learned import (
 
 
 class Reference:
-    """One basis: its levels, the nearest of them, and the refitting."""
+    """A basis in NumPy: its levels, rounding to them, and fitting the basis."""
 
     def __init__(self, basis, digits):
         self.basis = np.array(basis, "float64")
         self.digits = digits
 
     def levels(self):
-        """Pairs of level and code, the smallest level first."""
+        """Returns pairs of a level and its code, the smallest level first."""
         codes = itertools.product(self.digits, repeat=len(self.basis))
         return sorted((float(np.dot(code, self.basis)), code) for code in codes)
 
     def nearest(self, values):
-        """The level of each value, and its code."""
+        """Returns the level of each value, and its code."""
         levels = self.levels()
         index = np.zeros(values.shape, int)
         for (low, _), (high, _) in zip(levels, levels[1:]):
@@ -36,7 +36,7 @@ class Reference:
         return rounded, codes
 
     def refit(self, values, ridge=1e-4, factor=0.9):
-        """A training step: the rounded values, with the basis before it."""
+        """Runs a training step, and returns the values rounded before it."""
         rounded, codes = self.nearest(values.ravel())
         gram = codes.T @ codes + ridge * np.eye(len(self.basis))
         fitted = np.linalg.solve(gram, codes.T @ values.ravel())
@@ -138,7 +138,7 @@ def test_fitting_to_a_trained_kernel_lowers_the_error():
     quantizer.build(kernel.shape)
     quantizer.fit(kernel)
     error = np.mean((np.array(quantizer(kernel, kernel)) - kernel) ** 2)
-    # The best four levels for a normal distribution leave 0.1175 of it.
+    # The best four levels for a normal distribution leave 0.1175 of its variance.
     assert error < 0.14 * np.mean(kernel**2)
 
 

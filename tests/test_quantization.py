@@ -1,5 +1,7 @@
-"""Quantization-aware networks: ranges, every family, saving, errors."""
+"""Quantized networks: ranges, layers, every family, saving, errors."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +33,7 @@ SCHEMES = [Int8(), LearnedQuantization(2, 2)]
 
 
 def run_python(code, **environment):
-    """What a fresh process prints; it must succeed."""
+    """Returns the output of a new process, which must succeed."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -44,7 +46,7 @@ def run_python(code, **environment):
 
 
 def batches_of(model, count=2, size=16, seed=0):
-    """Random pictures in batches, at the model's largest resolution."""
+    """Random images in batches, at the largest resolution of the model."""
     rng = np.random.default_rng(seed)
     pixels = max(model.resolution_of(p) for p in model.operating_points)
     return [
@@ -66,7 +68,7 @@ def logits_of(model, images, point):
 
 
 def fake_quantized(x, minimum, maximum, bits=8):
-    """Evenly spaced levels, among them 0, in NumPy."""
+    """Rounds to evenly spaced levels that include 0, in NumPy."""
     steps = 2**bits - 1
     scale = (maximum - minimum) / steps
     zero = np.clip(np.round(-minimum / scale), 0, steps)
@@ -178,10 +180,83 @@ def test_a_state_a_resolution():
     quantizer(x / 3, resolution=16, training=True)
     np.testing.assert_allclose(quantizer(x, resolution=32), x, atol=0.02)
     np.testing.assert_allclose(quantizer(x, resolution=16)[0, 2], 1.0)
-    # Halfway between, the ranges are as well.
+    # Halfway between the resolutions, the range is the mean of theirs.
     np.testing.assert_allclose(quantizer(x, resolution=24)[0, 2], 2.0)
     with pytest.raises(ValueError, match="from 16 to 32"):
         quantizer(x, resolution=40)
+
+
+# === Layers ===
+
+
+@pytest.mark.parametrize("bits", [None, 2])
+@pytest.mark.parametrize("slimmable", [False, True])
+@pytest.mark.parametrize("kind", ["conv", "pointwise", "depthwise", "dense"])
+def test_configuration_and_weights_of_a_layer(kind, slimmable, bits, tmp_path):
+    """Quantized layers, and packed ones for a number of bits."""
+    if kind == "dense" and bits is not None:
+        pytest.skip("`LearnedQuantization` leaves dense layers in float")
+    float_layers = layers.LayerSet()
+    if slimmable:
+        float_layers = layers.LayerSet(
+            conv=functools.partial(layers.SlimmableConv2D, max_width=1.0),
+            depthwise=layers.SlimmableDepthwiseConv2D,
+            dense=layers.SlimmableDense,
+        )
+    scheme = Int8() if bits is None else LearnedQuantization(bits, packed=True)
+    made = scheme.layers(float_layers)
+    layer = {
+        "conv": lambda: made.conv(16, 3, strides=2, use_bias=True),
+        "pointwise": lambda: made.conv(16, 1, strides=2),
+        "depthwise": lambda: made.depthwise(3, use_bias=False),
+        "dense": lambda: made.dense(5),
+    }[kind]()
+    point = OperatingPoint(width=1.0)
+    shape = (4, 6) if kind == "dense" else (4, 8, 8, 6)
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    outputs = point.call(layer, x)
+    assert layer.compute_output_spec(x, point=point).shape == outputs.shape
+    if bits is not None:
+        assert layer.kernel is None
+        codes = layer.weight_quantizer.codes
+        codes.assign(np.random.default_rng(1).integers(0, 256, codes.shape))
+        layer.weight_quantizer.basis.assign(np.ones(layer.weight_quantizer.basis.shape))
+        outputs = point.call(layer, x)
+        assert np.abs(outputs).max() > 0
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    copy = keras.saving.deserialize_keras_object(config)
+    assert type(copy) is type(layer)
+    point.call(copy, x)
+    assert [v.path for v in copy.variables] == [v.path for v in layer.variables]
+    copy.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(point.call(copy, x), outputs)
+
+
+def test_groups_and_width_of_quantized_convolutions():
+    """Rounding the kernel and convolving are those of the float layer."""
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype("float32")
+    made = Int8().layers(layers.LayerSet())
+    grouped = made.conv(4, 3, groups=2)
+    y = grouped(x)
+    rounded = layers.Conv2D(4, 3, groups=2)
+    rounded.build(x.shape)
+    rounded.kernel.assign(grouped.rounded(grouped.kernel))
+    np.testing.assert_allclose(y, rounded(x), atol=1e-5)
+    slim = Int8().layers(layers.LayerSet(conv=layers.SlimmableConv2D)).conv(16, 3)
+    slim.build((None, 8, 8, 6))
+    half = OperatingPoint(width=0.5)
+    np.testing.assert_allclose(
+        half.call(slim, x[..., :3]),
+        tf.nn.conv2d(
+            x[..., :3], slim.rounded(slim.kernel)[:, :, :3, :8], 1, padding="SAME"
+        ),
+        atol=1e-5,
+    )
+
+
+def test_a_constructor_without_a_quantized_form_is_named():
+    with pytest.raises(ValueError, match="no quantized form.*SeparableConv2D"):
+        Int8().layers(layers.LayerSet(conv=keras.layers.SeparableConv2D))
 
 
 # === Networks ===
@@ -204,7 +279,7 @@ def families():
 
 @pytest.mark.parametrize("family", families())
 def test_every_family_in_int8(family):
-    """Weights, statistics and configuration are kept; answers are near."""
+    """Weights, statistics and configuration are kept; logits change little."""
     keras.utils.set_random_seed(0)
     model = randomize(families()[family]())
     data = batches_of(model)
@@ -272,7 +347,7 @@ def test_products_and_offsets_are_those_of_integers(point):
     )
     expected = unit * (np.sign(scale) * sums + np.round(offset / unit))
     actual = layers.conv_norm(conv, norm, x, point, training=False)
-    # Without rounding, the offsets would show.
+    # Offsets that are not rounded would differ by more than the tolerance.
     assert np.abs(np.round(offset / unit) * unit - offset).max() > 1e-5
     np.testing.assert_allclose(actual, expected, atol=3e-6)
 
@@ -397,7 +472,7 @@ def test_calibration_averages_batches():
     )
     assert int(branch.batches) == 3
 
-    # What goes wrong leaves it as it was.
+    # A failed calibration leaves the ranges unchanged.
     with pytest.raises(ValueError, match="no batches"):
         quantization.calibrate_ranges(model, [], verbose=False)
     with pytest.raises(ValueError, match="Only the resolutions"):
@@ -435,7 +510,7 @@ def test_a_mutualnet_trains_and_needs_calibration_again():
 
 
 def test_a_basis_moves_once_a_step():
-    """Not once a resolution, nor once a width."""
+    """It does not move once per resolution, nor once per width."""
     scheme = LearnedQuantization(2, 32)
     networks = {
         "rsnet": make_tiny(resolutions=(32, 24, 16), quantization=scheme),
@@ -632,7 +707,7 @@ def test_files_of_another_scheme_are_refused(tmp_path):
 
 @keras.saving.register_keras_serializable("test")
 class StockBackbone(backbones.Backbone):
-    """One whose convolution is not of the given layers."""
+    """A backbone whose convolution does not come from the `LayerSet`."""
 
     def __init__(self, layers=layers.LayerSet(), **kwargs):
         super().__init__(**kwargs)

@@ -119,3 +119,13 @@ def test_activation_ranges_of_two_replicas(first, strategy):
         np.testing.assert_allclose(one, two, rtol=1e-6)
     low, high = results[0][1:3]
     assert low < -100 < 5 < high
+
+
+def test_in_the_scope_but_in_no_replica(strategy):
+    x = images()
+    with strategy.scope():
+        norm, quantizer = layers.BatchNormalization(), MovingRangeActivations()
+        y = norm(x, training=True)
+        quantizer(x, training=True)
+    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)), atol=1e-3)
+    np.testing.assert_allclose(quantizer.state[1], x.max(), rtol=1e-5)

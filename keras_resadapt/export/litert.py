@@ -72,7 +72,7 @@ def export_litert(
     require_tensorflow("export_litert")
     check_network(model)
     path = check_path(path)
-    points = check_points(points, model)
+    points = check_points(points, model, unique=True)
     scheme = model.scheme
     _check_numbers(model, scheme)
     _check_exits(model, points)

@@ -124,7 +124,7 @@ def export_saved_model(
     check_network(model)
     path = check_path(path)
     class_names = check_class_names(class_names, model.num_classes)
-    points = check_points(points, model)
+    points = check_points(points, model, unique=True)
     thresholds = _check_thresholds(thresholds, model)
     decoding = Decoding(crop_fraction, max_pixels) if encoded else None
     model = _check_quantization(model, points)

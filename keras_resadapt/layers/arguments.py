@@ -5,22 +5,20 @@ hold.
 """
 
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-def as_int(name: str, value: Any, minimum: int = 1) -> int:
-    """Returns an integer argument as an `int`.
+def as_int(name: str, value: Any) -> int:
+    """Returns a positive integer argument as an `int`.
 
     Args:
         name: The argument's name, for the error.
         value: An integer of Python or NumPy.
-        minimum: The smallest allowed value.
 
     Raises:
-        ValueError: If `value` is not an integer or is below `minimum`.
+        ValueError: If `value` is not a positive integer.
     """
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -28,10 +26,9 @@ def as_int(name: str, value: Any, minimum: int = 1) -> int:
         integer = operator.index(value)
     except TypeError:
         integer = None
-    if integer is None or integer < minimum:
+    if integer is None or integer < 1:
         raise ValueError(
-            f"`{name}` must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}"
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
     return integer
 
@@ -52,11 +49,6 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
         )
     height, width = (as_int(name, v) for v in values)
     return height, width
-
-
-def as_ints(name: str, values: Sequence[int], minimum: int = 1) -> tuple[int, ...]:
-    """Returns a sequence of integers as a tuple of `int`."""
-    return tuple(as_int(name, value, minimum) for value in values)
 
 
 def as_share(name: str, value: Any) -> float:

@@ -80,9 +80,29 @@ class Block(keras.layers.Layer):
     creates them, and have no configuration of their own.
     """
 
+    _output_shapes = None
+
     def build(self, input_shape):
         # The layers inside build themselves when they are first called.
         self.built = True
 
+    def __call__(self, *args, **kwargs):
+        outputs = super().__call__(*args, **kwargs)
+        if self._output_shapes is None:
+            self._output_shapes = keras.tree.map_structure(
+                lambda x: (None, *x.shape[1:]), outputs
+            )
+        return outputs
+
     def call(self, inputs, point: OperatingPoint, training=None):
         raise NotImplementedError
+
+    def compute_output_spec(self, *args, **kwargs):
+        # Keras would take the shapes below, and run nothing, which builds nothing.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of the first call, which `summary` shows."""
+        if self._output_shapes is None:
+            raise NotImplementedError
+        return self._output_shapes

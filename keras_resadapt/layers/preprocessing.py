@@ -55,6 +55,9 @@ class Preprocessing(keras.layers.Layer):
             x = x * ops.array(scale, "float32") - ops.array(offset, "float32")
         return ops.cast(x, self.compute_dtype)
 
+    def compute_output_shape(self, input_shape):
+        return (None, *input_shape[1:])
+
     def compute_output_spec(self, inputs):
         _check_channels(inputs)
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)

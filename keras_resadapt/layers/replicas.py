@@ -1,4 +1,8 @@
-"""Sums over the replicas of `tf.distribute`."""
+"""Reductions over the replicas of `tf.distribute`.
+
+Outside a replica, as in a strategy's scope without `strategy.run`, there is one
+tensor and nothing to reduce.
+"""
 
 import keras
 
@@ -17,6 +21,8 @@ def sum_over_replicas(tensor):
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
+    if context is None:
+        return tensor
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
@@ -24,4 +30,5 @@ def gather_from_replicas(tensor):
     """Returns the replicas' tensors, concatenated along the first axis."""
     import tensorflow as tf
 
-    return tf.distribute.get_replica_context().all_gather(tensor, axis=0)
+    context = tf.distribute.get_replica_context()
+    return tensor if context is None else context.all_gather(tensor, axis=0)

@@ -5,6 +5,7 @@ resizing.
 """
 
 import functools
+import numbers
 from typing import Any
 
 import keras
@@ -86,7 +87,7 @@ def resize_to_corners(features: Any, new_size: Any) -> Any:
         dtype of `features`.
     """
     size, new_size = tuple(features.shape[1:3]), tuple(new_size)
-    known = all(hasattr(s, "__index__") for s in new_size)
+    known = all(isinstance(s, numbers.Integral) for s in new_size)
     if known and size == new_size:
         return features
     if keras.backend.backend() == "tensorflow":

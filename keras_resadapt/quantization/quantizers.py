@@ -177,10 +177,12 @@ def quantizer_config(layer: keras.layers.Layer, *names: str) -> dict:
         layer: The layer.
         *names: The attributes that hold a quantizer or None.
     """
-    return {
-        name: keras.saving.serialize_keras_object(getattr(layer, name))
-        for name in names
-    }
+    config = {}
+    for name in names:
+        config[name] = keras.saving.serialize_keras_object(getattr(layer, name))
+        if config[name] is not None:  # the layer itself builds its quantizers
+            config[name].pop("build_config", None)
+    return config
 
 
 def with_quantizers(config: dict) -> dict:

@@ -90,9 +90,9 @@ def _class_batches(model, data, verbose) -> Iterator:
     for images, labels in labelled_batches(data, verbose):
         if labels.min() < 0 or labels.max() >= model.num_classes:
             raise ValueError(
-                f"The labels in `data` must be from 0 to {model.num_classes - 1}, "
-                f"the classes of {model.name!r}. "
-                f"Received: {labels.min()} to {labels.max()}"
+                f"Labels must be from 0 to {model.num_classes - 1}, the classes of "
+                f"{model.name!r}. Received: `data` with labels from "
+                f"{labels.min()} to {labels.max()}"
             )
         yield images, labels
 

@@ -73,7 +73,7 @@ class LiteRTNetwork:
 
     @contextlib.contextmanager
     def _runners(self) -> Iterator[dict]:
-        """Lends an interpreter that no other thread uses."""
+        """Yields the runners of an interpreter that no other thread is using."""
         try:
             runners = self._idle.pop()  # atomic
         except IndexError:
