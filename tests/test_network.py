@@ -1,5 +1,6 @@
 """What all families share: points, metrics, precision, weights files, prediction."""
 
+import json
 import warnings
 
 import keras
@@ -347,6 +348,42 @@ def test_backbones_of_other_kinds():
                 family(backbone, 5)
         with pytest.raises(TypeError, match="`backbone` must be a"):
             keras_resadapt.MSNet(backbone, 5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: make_tiny(n(5), np.array([32, 16]), distillation="none"),
+        lambda n: keras_resadapt.RSNet(
+            backbones.ResNet(np.array([1, 1]), np.array([8, 16]), stem="small"),
+            n(5),
+            (n(32), n(16)),
+        ),
+        lambda n: keras_resadapt.MutualNet(
+            backbones.MobileNetV1((n(1),), (n(16),), np.float32(1.0), "small"),
+            n(5),
+            np.array([0.5, 1.0]),
+            np.array([32, 16]),
+            num_random_widths=n(1),
+            seed=n(3),
+            calibrated=np.array([[16, 0.5]]),
+        ),
+        lambda n: make_tiny_cascade(n(5), distillation_weight=np.float64(0.5)),
+        lambda n: keras_resadapt.MSDNetCIFARGrowing(
+            n(5), channels=n(4), growth_factors=np.array([1, 2, 4])
+        ),
+        lambda n: keras_resadapt.MSResNet18(
+            n(5), np.array([32, 16]), depths=(n(1),), filters=(n(8),), stem="small"
+        ),
+    ],
+    ids=["RSNet18", "RSNet", "MutualNet", "RANet", "MSDNet", "MSNet"],
+)
+def test_numpy_arguments(make):
+    configs = []
+    for number in (np.int64, int):
+        keras.backend.clear_session()  # so that both get the same names
+        configs.append(json.dumps(make(number).get_config()))
+    assert configs[0] == configs[1]
 
 
 # === Prediction ===

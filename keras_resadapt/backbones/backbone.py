@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_resadapt.layers import Block, LayerSet
+from keras_resadapt.layers.arguments import with_plain_arguments
 from keras_resadapt.points import OperatingPoint, RecordingPoint
 from keras_resadapt.points.recording import symbolic_call
 
@@ -90,6 +91,11 @@ class Backbone(Block):
     stage_strides: list[int]
     non_negative: bool = True
     normalizes_first: bool = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = with_plain_arguments(cls.__init__)
 
     @property
     def stride(self) -> int:

@@ -4,7 +4,10 @@ NumPy's integers, floats and arrays become Python's, which configurations can
 hold.
 """
 
+import functools
+import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,3 +63,29 @@ def as_share(name: str, value: Any) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value!r}")
     return float(value)
+
+
+def as_plain(value: Any) -> Any:
+    """Returns a value in which NumPy's numbers and arrays are Python's.
+
+    Args:
+        value: Anything; lists, tuples and dicts are searched.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return as_plain(value.tolist())
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(map(as_plain, value))
+    if type(value) is dict:
+        return {key: as_plain(entry) for key, entry in value.items()}
+    return value
+
+
+def with_plain_arguments(init: Callable) -> Callable:
+    """Wraps a constructor so that it gets Python's numbers instead of NumPy's."""
+
+    @functools.wraps(init)
+    def plain_init(self, *args, **kwargs):
+        return init(self, *map(as_plain, args), **as_plain(kwargs))
+
+    plain_init.__signature__ = inspect.signature(init)  # which Keras reads
+    return plain_init

@@ -1,7 +1,6 @@
 """The root model: a network that runs at a list of operating points."""
 
 import functools
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from keras import ops
 
 from keras_resadapt.backend import on_tensorflow_cpu
 from keras_resadapt.layers import LayerSet
+from keras_resadapt.layers.arguments import with_plain_arguments
 from keras_resadapt.layers.batch_normalization import num_replicas
 from keras_resadapt.models.identity import read_identity, write_identity
 from keras_resadapt.models.metrics import metrics_per_output
@@ -52,10 +52,14 @@ class Network(keras.Model):
     task: Task
 
     def __init_subclass__(cls, **kwargs):
-        """Makes `dtype`, the policy of a network, that of all its layers."""
+        """Prepares the arguments of every family's constructor.
+
+        `dtype`, the policy of a network, becomes that of all its layers, and
+        NumPy's numbers become Python's, which configurations can hold.
+        """
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = _under_own_policy(cls.__init__)
+            cls.__init__ = with_plain_arguments(_under_own_policy(cls.__init__))
 
     def __init__(self, task: Task, quantization: Scheme | None = None, **kwargs):
         # Pixel values do not fit 16 bits: `Preprocessing` casts.
@@ -530,7 +534,6 @@ def _under_own_policy(init):
         finally:
             keras.config.set_dtype_policy(default)
 
-    with_policy.__signature__ = inspect.signature(init)
     return with_policy
 
 
