@@ -1,4 +1,4 @@
-"""Backbones: each written once, made of the layers that a family chooses."""
+"""Backbones: from images to a pyramid of features, made of a `LayerSet`."""
 
 from keras_resadapt.backbones.backbone import Backbone
 from keras_resadapt.backbones.densenet import DenseNet

@@ -1,4 +1,4 @@
-"""What every backbone is: a stem, a list of stages, and layers to choose."""
+"""The base class of backbones: a stem and a list of stages."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

@@ -22,8 +22,7 @@ def _conv(layers, filters, kernel_size, *, name):
 
 
 class DenseLayer(Block):
-    """[x, F(x)], F a 1x1 and a 3x3 convolution, normalization and ReLU before
-    each."""
+    """[x, F(x)]; F has a 1x1 and a 3x3 convolution, each after normalization and ReLU."""
 
     def __init__(self, growth_rate, bottleneck_factor, layers, **kwargs):
         super().__init__(**kwargs)
@@ -45,7 +44,7 @@ class DenseLayer(Block):
 
 
 class Transition(Block):
-    """Normalization, ReLU, 1x1 convolution, 2x2 mean."""
+    """Normalization, ReLU, 1x1 convolution and 2x2 average pooling."""
 
     def __init__(self, filters, layers, **kwargs):
         super().__init__(**kwargs)
@@ -64,21 +63,19 @@ class Transition(Block):
 class DenseNet(Backbone):
     """DenseNet-BC without the classifier.
 
-    A stage after the stem is a dense block, with the transition *before* it,
-    so that all stages but the first start by halving height and width, as
-    those of the other backbones do; the last one ends with normalization and
-    ReLU.
+    Each stage after the stem is a dense block. Its transition comes first, so that
+    all stages but the first start by halving height and width, as in other backbones.
+    The last stage ends with a normalization and a ReLU.
 
     Args:
-        depths: Number of layers a dense block. (6, 12, 24, 16) is
-            DenseNet-121 (table 1 of its paper).
+        depths: Number of layers of each dense block. (6, 12, 24, 16) is DenseNet-121
+            (table 1 of its paper).
         growth_rate: Channels that a layer adds, k in the paper.
-        bottleneck_factor: The 1x1 convolutions have this many times
-            `growth_rate` channels.
-        compression: Share of the channels that a transition leaves, theta in
-            the paper.
-        stem: As for `ResNet`, with twice `growth_rate` channels.
-        layers: The layers to build it from.
+        bottleneck_factor: Channels of the 1x1 convolutions, divided by `growth_rate`.
+        compression: Share of the channels that a transition keeps, theta in the
+            paper.
+        stem: As for `ResNet`, with `2 * growth_rate` channels.
+        layers: The constructors of its layers.
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).
@@ -105,7 +102,7 @@ class DenseNet(Backbone):
         super().__init__(**kwargs)
         if not depths or min(depths) < 1:
             raise ValueError(
-                "`depths` must have a positive entry a dense block. "
+                "`depths` must have one positive entry per dense block. "
                 f"Received: depths={depths}"
             )
         for name, value in (
@@ -146,7 +143,7 @@ class DenseNet(Backbone):
             channels += depth * growth_rate
             stages.append(stage)
         stages[-1].append(Head(layers, name="head"))
-        # Only now: Keras would not see what is added to a stage later.
+        # Keras does not track what is added to a list of lists later.
         self.stages = stages
         first_stride = 4 if stem == "imagenet" else 1
         strides = [first_stride * 2**i for i in range(len(depths))]

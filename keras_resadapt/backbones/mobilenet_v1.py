@@ -5,18 +5,12 @@ from collections.abc import Sequence
 import keras
 
 from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
-from keras_resadapt.layers import (
-    Block,
-    ConvBlock,
-    LayerSet,
-    conv_norm,
-    make_divisible,
-)
-from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
+from keras_resadapt.layers import Block, LayerSet, conv_norm, make_divisible
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT, ConvBlock
 
 
 class SeparableBlock(Block):
-    """3x3 depthwise and 1x1 convolution, each with normalization and ReLU."""
+    """A 3x3 depthwise and a 1x1 convolution, each with normalization and ReLU."""
 
     def __init__(self, filters, stride, activation, layers, **kwargs):
         super().__init__(**kwargs)
@@ -41,15 +35,15 @@ class MobileNetV1(Backbone):
     """MobileNet without the classifier.
 
     Args:
-        depths: Number of blocks a stage (table 1 of its paper). Every stage
-            but the first halves height and width.
-        filters: Output channels of a stage's blocks, before `alpha`. The
-            stem has half as many as the first stage.
+        depths: Number of blocks of each stage (table 1 of its paper). Every stage but
+            the first halves height and width.
+        filters: Output channels of each stage's blocks, before `alpha`. The stem has
+            half as many as the first stage.
         alpha: Width multiplier; channels are rounded to multiples of 8.
-        stem: `"imagenet"` has a first convolution of stride 2, `"small"` of
-            stride 1, for pictures of 32 or 64 pixels.
-        activation: `"relu"` as in its paper, or `"relu6"` as in most codes.
-        layers: The layers to build it from.
+        stem: `"imagenet"` has a first convolution of stride 2, `"small"` of stride 1,
+            for images of 32 or 64 pixels.
+        activation: `"relu"` as in its paper, or `"relu6"` as in most implementations.
+        layers: The constructors of its layers.
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).

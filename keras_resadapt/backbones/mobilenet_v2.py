@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from keras_resadapt.backbones.backbone import Backbone, check_stages, check_stem
-from keras_resadapt.layers import (
-    Block,
-    ConvBlock,
-    LayerSet,
-    conv_norm,
-    make_divisible,
-)
-from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT
+from keras_resadapt.layers import Block, LayerSet, conv_norm, make_divisible
+from keras_resadapt.layers.conv_block import HE_NORMAL_FAN_OUT, ConvBlock
 
 
 def _conv(layers, filters, ratio=1.0, *, name):
@@ -76,16 +70,16 @@ class MobileNetV2(Backbone):
     """MobileNetV2 without the classifier.
 
     Args:
-        depths: Number of blocks a stage (table 2 of its paper).
-        filters: Output channels of a stage's blocks, before `alpha`.
-        strides: Stride of a stage's first block.
-        expansions: Expansion factor of a stage's blocks.
+        depths: Number of blocks of each stage (table 2 of its paper).
+        filters: Output channels of each stage's blocks, before `alpha`.
+        strides: Stride of each stage's first block.
+        expansions: Expansion factor of each stage's blocks.
         alpha: Width multiplier; channels are rounded to multiples of 8.
-        stem: `"imagenet"` has a first convolution of stride 2, `"small"` of
-            stride 1, for pictures of 32 or 64 pixels.
-        layers: The layers to build it from.
-        head_width: Width multiplier of the last convolution; by default the
-            paper's, `alpha`, but never below 1.
+        stem: `"imagenet"` has a first convolution of stride 2, `"small"` of stride 1,
+            for images of 32 or 64 pixels.
+        head_width: Width multiplier of the last convolution; by default `alpha`, but
+            at least 1, as in the paper.
+        layers: The constructors of its layers.
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).
@@ -109,7 +103,7 @@ class MobileNetV2(Backbone):
         super().__init__(**kwargs)
         check_stages(depths, filters=filters, strides=strides, expansions=expansions)
         if not alpha > 0:
-            raise ValueError(f"`alpha` must be positive. Received: {alpha}")
+            raise ValueError(f"`alpha` must be positive. Received: alpha={alpha}")
         check_stem(stem)
         self.depths = tuple(depths)
         self.filters = tuple(filters)

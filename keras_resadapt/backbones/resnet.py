@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2015 and 2016), the stride on the bottleneck's 3x3."""
+"""ResNet (He et al., 2015 and 2016), with the stride on the 3x3 convolution."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def _conv(layers, filters, kernel_size, strides=1, ratio=1.0, *, name):
 
 
 class Stem(Block):
-    """A convolution, and for large pictures a pooling, before the stages."""
+    """The first convolution, followed by a pooling for large images."""
 
     def __init__(self, filters, kind, layers, ratio=1.0, **kwargs):
         super().__init__(**kwargs)
@@ -48,7 +48,10 @@ class Stem(Block):
 
 
 class ResidualBlock(Block):
-    """y = relu(F(x) + shortcut(x)), F of two 3x3 or of 1x1, 3x3, 1x1."""
+    """y = relu(F(x) + shortcut(x)).
+
+    F has two 3x3 convolutions, or a 1x1, a 3x3 and a 1x1 convolution.
+    """
 
     def __init__(
         self, filters, stride, project, bottleneck, zero_init, layers, **kwargs
@@ -89,11 +92,11 @@ class ResidualBlock(Block):
 
 
 class PreActivationBlock(Block):
-    """y = F(a) + shortcut, a = relu(norm(x)); F as in a `ResidualBlock`, with
-    normalization and ReLU between the convolutions.
+    """y = F(a) + shortcut, with a = relu(norm(x)).
 
-    The shortcut is x, or a 1x1 convolution of a (He et al., Identity Mappings
-    in Deep Residual Networks, ECCV 2016, figure 4e).
+    F is that of a `ResidualBlock`, with normalization and ReLU between the
+    convolutions. The shortcut is x, or a 1x1 convolution of a (He et al., Identity
+    Mappings in Deep Residual Networks, ECCV 2016, figure 4e).
     """
 
     def __init__(self, filters, stride, project, bottleneck, layers, **kwargs):
@@ -125,7 +128,7 @@ class PreActivationBlock(Block):
 
 
 class Head(Block):
-    """`relu(norm(x))`, which ends the last stage after pre-activation."""
+    """`relu(norm(x))`, the end of a network with pre-activation."""
 
     def __init__(self, layers, **kwargs):
         super().__init__(**kwargs)
@@ -137,9 +140,10 @@ class Head(Block):
 
 
 def _shapes(filters, stride, bottleneck):
-    """Filters, kernel size, stride and ratio of a block's convolutions."""
+    """Returns filters, kernel size, stride and ratio of a block's convolutions."""
     if bottleneck:
-        # In a slimmable network, inner channels stay a quarter of outer.
+        # In a slimmable network, the inner convolutions keep a quarter of the
+        # channels of the outer ones.
         return [
             (filters, 1, 1, 1 / 4),
             (filters, 3, stride, 1 / 4),
@@ -157,19 +161,19 @@ class ResNet(Backbone):
     """ResNet as torchvision defines it, without the classifier.
 
     Args:
-        depths: Number of residual blocks a stage. (2, 2, 2, 2) with basic
-            blocks is ResNet-18, (3, 4, 6, 3) with bottlenecks ResNet-50.
-        filters: Channels a stage (a bottleneck's output has four times as
-            many). Every stage but the first halves height and width.
-        bottleneck: 1x1, 3x3, 1x1 blocks instead of two 3x3.
-        stem: `"imagenet"` is a 7x7 convolution and a max pooling, both of
-            stride 2; `"small"` one 3x3 convolution of stride 1, for pictures
-            of 32 or 64 pixels.
-        zero_init_residual: Start the scale of each block's last
-            BatchNormalization at zero.
-        pre_activation: Normalization and ReLU before each convolution instead
-            of after it, and once more at the end.
-        layers: The layers to build it from.
+        depths: Number of residual blocks of each stage. (2, 2, 2, 2) with basic
+            blocks is ResNet-18, (3, 4, 6, 3) with bottlenecks is ResNet-50.
+        filters: Channels of each stage; a bottleneck's output has four times as
+            many. Every stage but the first halves height and width.
+        bottleneck: Whether blocks have a 1x1, a 3x3 and a 1x1 convolution instead of
+            two 3x3 convolutions.
+        stem: `"imagenet"` is a 7x7 convolution and a max pooling, both of stride 2;
+            `"small"` is a 3x3 convolution of stride 1, for images of 32 or 64 pixels.
+        zero_init_residual: Whether the scale of each block's last
+            BatchNormalization starts at zero.
+        pre_activation: Whether normalization and ReLU come before each convolution
+            instead of after it, and once more at the end.
+        layers: The constructors of its layers.
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).

@@ -10,7 +10,8 @@ from keras_resadapt.backbones.backbone import (
     check_stem,
     level_name,
 )
-from keras_resadapt.layers import Block, ConvBlock, LayerSet
+from keras_resadapt.layers import Block, LayerSet
+from keras_resadapt.layers.conv_block import ConvBlock
 
 
 class Pooling(Block):
@@ -29,11 +30,11 @@ class VGG(Backbone):
     """VGG without the dense layers, with BatchNormalization.
 
     Args:
-        depths: Number of 3x3 convolutions a stage. (2, 2, 3, 3, 3) is VGG-16.
-        filters: Channels a stage.
-        stem: `"imagenet"` pools after every stage, `"small"` not after the
-            first and the last, for pictures of 32 or 64 pixels.
-        layers: The layers to build it from.
+        depths: Number of 3x3 convolutions of each stage. (2, 2, 3, 3, 3) is VGG-16.
+        filters: Channels of each stage.
+        stem: `"imagenet"` pools after every stage, `"small"` after all but the first
+            and the last stage, for images of 32 or 64 pixels.
+        layers: The constructors of its layers.
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).

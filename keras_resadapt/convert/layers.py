@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from keras_resadapt.layers import ConvBlock
+from keras_resadapt.layers.conv_block import ConvBlock
 
 # The variables that an array fills, and the function that converts its layout.
 Target = tuple[list[keras.Variable], Callable[[np.ndarray], np.ndarray]]

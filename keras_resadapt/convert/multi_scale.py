@@ -5,7 +5,8 @@ from keras_resadapt.convert.layers import (
     conv_block_targets,
     kernel_targets,
 )
-from keras_resadapt.layers import FusionBlock, MultiScaleLayer
+from keras_resadapt.layers.fusion_block import FusionBlock
+from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.models.msdnet import MSDNet
 from keras_resadapt.models.ranet import RANet
 

@@ -1,19 +1,13 @@
 """Layers that depend on the operating point, and the layers they are made of."""
 
 from keras_resadapt.layers.activation import Activation
-from keras_resadapt.layers.base_features import BaseFeatures
 from keras_resadapt.layers.batch_normalization import BatchNormalization
 from keras_resadapt.layers.block import Block, LayerSet
-from keras_resadapt.layers.conv_block import ConvBlock
 from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_resadapt.layers.dense import Dense
-from keras_resadapt.layers.dense_block import BottleneckConv, DenseBlock
-from keras_resadapt.layers.exit_classifier import ExitClassifier
 from keras_resadapt.layers.folding import conv_norm
-from keras_resadapt.layers.fusion_block import FusionBlock
 from keras_resadapt.layers.high_frequency_residual import HighFrequencyResidual
 from keras_resadapt.layers.max_pooling import PaddedMaxPooling2D
-from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.layers.preprocessing import Preprocessing
 from keras_resadapt.layers.private_slimmable_batch_normalization import (
     PrivateSlimmableBatchNormalization,

@@ -17,13 +17,13 @@ from keras_resadapt.tasks import Classification, Features
 
 @dataclasses.dataclass(frozen=True)
 class CascadeState:
-    """What a cascade has computed for a batch of images, up to an exit.
+    """What a cascade has computed for a batch of images up to an exit.
 
     Attributes:
-        model: The cascade that it belongs to.
+        model: The cascade that the state belongs to.
         exit: The exit that `advance` computes next, from 0.
-        features: Nested lists and dicts of tensors. Each has the batch in
-            front, so that some of the images can go on without the others.
+        features: Nested lists and dicts of tensors. The first dimension of each is
+            the batch, so that a subset of the images can go on.
         point: The operating point, for its axes other than the exit.
     """
 
@@ -33,7 +33,7 @@ class CascadeState:
     point: OperatingPoint = OperatingPoint()
 
     def take(self, rows) -> "CascadeState":
-        """The state of some of the images, by their integer row numbers."""
+        """Returns the state of a subset of the images, by their integer indices."""
         features = keras.tree.map_structure(
             lambda x: ops.take(x, rows, axis=0), self.features
         )
@@ -43,33 +43,32 @@ class CascadeState:
 class Cascade(Network):
     """A classifier with exits in order of cost.
 
-    Going on from one exit to the next uses what was computed before:
+    Each exit reuses what earlier exits have computed:
 
     >>> state = model.start(images)
     >>> while state.exit < model.num_exits:
     ...     logits, state = model.advance(state)
-    ...     state = state.take(rows_that_are_not_sure)
+    ...     state = state.take(indices_of_images_that_go_on)
 
     A family defines `begin`, `extend` and `classify`, sets `num_exits` and
     `resolution` in its constructor and ends it with `build_from_point()`. It has
     its own classifiers, and so always the task `Classification`.
 
-    `model(images)` gives a dict of the logits of all exits, `"exit0"`, ...;
-    `model.logits(images, point)` those of one exit, without the classifiers,
-    and what else, that only other exits need.
+    `model(images)` returns a dict of the logits of all exits, `"exit0"`, ...;
+    `model.logits(images, point)` returns the logits of one exit, and does not compute
+    what only other exits need.
 
-    The loss is the sum of the exits' cross-entropies. Two techniques of Li et
-    al. (Improved Techniques for Training Adaptive Deep Networks, ICCV 2019)
-    are options.
+    The loss is the sum of the cross-entropies of all exits. Two techniques of Li et
+    al. (Improved Techniques for Training Adaptive Deep Networks, ICCV 2019) are
+    options.
 
     Args:
         num_classes: Number of classes.
-        gradient_equilibrium: Divide the gradients that K - k exits send back
-            through what comes before exit k (from 0) by K - k (section 3.1
-            there).
-        distillation_weight: w in [0, 1]. All exits but the last learn
-            `(1 - w) CE(y, p_k) + w T^2 KL(p_K || p_k)`, with no gradient into
-            the last exit's p_K (section 3.3 there).
+        gradient_equilibrium: Whether to divide the gradients that K - k exits send
+            back to the features before exit k (from 0) by K - k (section 3.1 there).
+        distillation_weight: w in [0, 1]. All exits but the last one learn
+            `(1 - w) CE(y, p_k) + w T^2 KL(p_K || p_k)`. No gradient reaches the last
+            exit's p_K (section 3.3 there).
         temperature: T, which divides the logits in the second term.
 
     Attributes:
@@ -109,14 +108,14 @@ class Cascade(Network):
     # === What a family defines ===
 
     def begin(self, images, point: OperatingPoint, training=None):
-        """The features from which the first exit starts."""
+        """Returns the features from which the first exit starts."""
         raise NotImplementedError
 
     def extend(self, features, exit: int, point: OperatingPoint, training=None):
-        """The features of an exit, from those of the exit before.
+        """Returns the features of an exit, from those of the previous exit.
 
-        Where `point.exit` is not None, that exit alone is wanted, and what
-        only the exits before it need can be left out.
+        If `point.exit` is not None, only that exit is computed, and features that
+        only earlier exits need can be left out.
         """
         raise NotImplementedError
 
@@ -130,11 +129,11 @@ class Cascade(Network):
         raise NotImplementedError
 
     def classify(self, features, exit: int, point: OperatingPoint, training=None):
-        """An exit's float32 logits, from its features."""
+        """Returns the float32 logits of an exit, from its features."""
         raise NotImplementedError
 
     def check_images(self, images) -> None:
-        """Raises a `ValueError` for images of a size that cannot work."""
+        """Raises a `ValueError` for images of a size that is not supported."""
         if len(images.shape) != 4 or None in tuple(images.shape)[1:]:
             raise ValueError(
                 "Images must have shape (batch, height, width, 3) with a "
@@ -146,7 +145,7 @@ class Cascade(Network):
     def start(
         self, images, point: OperatingPoint = OperatingPoint(), training=None
     ) -> CascadeState:
-        """Takes a batch of images to where the first exit can be computed.
+        """Returns the state from which the first exit can be computed.
 
         Args:
             images: Tensor of shape (batch, height, width, 3), in the range
@@ -161,7 +160,7 @@ class Cascade(Network):
         """Computes the next exit.
 
         Returns:
-            float32 logits of shape (batch, classes), and the state after it.
+            float32 logits of shape (batch, classes), and the next state.
 
         Raises:
             ValueError: For a state from another model, or after the last
@@ -270,12 +269,12 @@ class Cascade(Network):
         points: Iterable[OperatingPoint] | None = None,
         resolution: int | None = None,
     ) -> list[ProfileRow]:
-        """Multiply-adds and parameters, a row an exit.
+        """Counts multiply-adds and parameters, one row per exit.
 
         Args:
-            points: The exits to count; by default all.
-            resolution: Height and width of the images, by default the
-                network's own.
+            points: The exits to count; by default all of them.
+            resolution: Height and width of the images in pixels; by default the
+                network's resolution.
         """
         size = resolution or self.resolution
         return profile_cascade(self, (size, size, 3), points)
@@ -286,11 +285,11 @@ class Cascade(Network):
         return images
 
     def loss_terms(self, y, logits: dict, sample_weight=None) -> dict:
-        """The terms whose sum is the loss, one an exit.
+        """Returns the terms whose sum is the loss, one per exit.
 
         Args:
             y: Labels, as the compiled loss takes them.
-            logits: The dict that the model gives for images.
+            logits: The dict that the model returns for images.
             sample_weight: Optional weights of shape (batch,).
         """
         weight = self.distillation_weight
@@ -319,7 +318,7 @@ class Cascade(Network):
 
 
 def scale_gradient(features, scale: float):
-    """The same features, whose gradients arrive multiplied by `scale`."""
+    """Returns the same features, and multiplies their gradients by `scale`."""
 
     def scale_one(x):
         fixed = ops.stop_gradient(x)

@@ -1,4 +1,4 @@
-"""What a weights file says of the network that it belongs to."""
+"""The identity of a network in a weights file."""
 
 import json
 from typing import Any

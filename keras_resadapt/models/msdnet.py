@@ -5,14 +5,11 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.layers import (
-    BaseFeatures,
-    ConvBlock,
-    ExitClassifier,
-    MultiScaleLayer,
-    Preprocessing,
-)
-from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
+from keras_resadapt.layers import Preprocessing
+from keras_resadapt.layers.base_features import BaseFeatures
+from keras_resadapt.layers.conv_block import ConvBlock
+from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN, ExitClassifier
+from keras_resadapt.layers.multi_scale_layer import MultiScaleLayer
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale, check_size
 from keras_resadapt.models.weights import load_weights_file
@@ -20,33 +17,31 @@ from keras_resadapt.models.weights import load_weights_file
 
 @keras.saving.register_keras_serializable("keras_resadapt")
 class MSDNet(Cascade):
-    """A multi-scale dense network, RANet's baseline.
+    """A multi-scale dense network, the baseline of RANet.
 
-    All layers keep features at several scales; classifiers sit on the
-    coarsest. The network drops its finest scale twice on the way, each time
-    with a transition that compresses the channels. One exit alone is
-    evaluated lazily: of the last layers before it only the scales that its
-    classifier needs.
+    All layers compute features at several scales, and classifiers take the coarsest
+    features. Twice, a transition drops the finest scale and compresses the channels.
+    A static exit is evaluated lazily: the last layers before it compute only the
+    scales that its classifier needs.
 
     Args:
         num_classes: Number of classes.
         num_blocks: Number of blocks; each ends with an exit.
-        base: Layers of the first block.
-        step: Layers of the others, see `step_mode`.
+        base: Number of layers of the first block.
+        step: Number of layers of the other blocks; see `step_mode`.
         step_mode: `"even"`: `step` layers each; `"lin_grow"`: `i step + 1`
             layers in block i, from 0.
-        channels: Channels of a base feature, times its growth factor.
-        growth_rate: Channels that a layer adds, times the growth factor.
-        growth_factors: A factor a scale, the finest first.
-        bottleneck_factors: Likewise, of the 1x1 convolutions' channels; see
-            `layers.BottleneckConv`.
-        reduction: What a transition leaves of the channels.
-        stem: `"cifar"` for small pictures, `"imagenet"` for large ones; see
-            `layers.BaseFeatures`.
+        channels: Channels of a base feature, divided by its growth factor.
+        growth_rate: Channels that a layer adds, divided by its growth factor.
+        growth_factors: One factor per scale, the finest first.
+        bottleneck_factors: One factor per scale: channels of the 1x1 convolutions,
+            relative to those of the 3x3 convolutions.
+        reduction: Share of the channels that a transition keeps, in (0, 1].
+        stem: `"cifar"` for small images, `"imagenet"` for large ones.
         preprocessing: See `layers.Preprocessing`.
-        resolution: Height and width of the images that it is made for; by
-            default 32 for the CIFAR stem and 224 for the ImageNet stem. It
-            runs on other sizes too.
+        resolution: Height and width in pixels of the images that it is made for; by
+            default 32 for the CIFAR stem and 224 for the ImageNet stem. The network
+            runs on images of other sizes too.
         **kwargs: `gradient_equilibrium`, `distillation_weight` and
             `temperature` of `Cascade`.
 
@@ -116,8 +111,8 @@ class MSDNet(Cascade):
             layers,
             name="base_features",
         )
-        # A list of layers a block; a transition is a list of `ConvBlock`s,
-        # one a scale.
+        # One list of layers per block. A transition is a list of `ConvBlock`s, one
+        # per scale.
         self.blocks = []
         self.classifiers = []
         width = channels
@@ -140,7 +135,7 @@ class MSDNet(Cascade):
         self.build_from_point()
 
     def _depths(self) -> list[int]:
-        """Layers of each block."""
+        """Returns the number of layers of each block."""
         if self.step_mode == "even":
             rest = [self.step] * (self.num_blocks - 1)
         else:
@@ -148,12 +143,12 @@ class MSDNet(Cascade):
         return [self.base, *rest]
 
     def _num_scales(self, layer: int) -> int:
-        """Scales after a layer, counted from 1; before the first, all."""
+        """Returns the number of scales after a layer, 0 for the base features."""
         interval = math.ceil(sum(self._depths()) / len(self.growth_factors))
         return len(self.growth_factors) - max(0, layer - 1) // interval
 
     def _block(self, num_layers, width, layers):
-        """The layers of the next block, and the width after them."""
+        """Returns the layers of the next block, and the width after them."""
         first = sum(
             isinstance(layer, MultiScaleLayer)
             for block in self.blocks
@@ -257,7 +252,7 @@ def MSDNetCIFAR(
     name: str = "msdnet_cifar",
     **kwargs,
 ) -> MSDNet:
-    """The authors' CIFAR network for anytime prediction, 7 exits.
+    """Returns the authors' CIFAR network for anytime prediction, with 7 exits.
 
     Args:
         num_classes: Number of classes.
@@ -275,7 +270,7 @@ def MSDNetCIFARGrowing(
     name: str = "msdnet_cifar_growing",
     **kwargs,
 ) -> MSDNet:
-    """The authors' CIFAR network for budgeted batches, 5 exits.
+    """Returns the authors' CIFAR network for budgeted batches, with 5 exits.
 
     Args:
         num_classes: Number of classes.
@@ -299,7 +294,7 @@ def MSDNetImageNet(
     name: str = "msdnet_imagenet",
     **kwargs,
 ) -> MSDNet:
-    """The authors' ImageNet network, 5 exits.
+    """Returns the authors' ImageNet network, with 5 exits.
 
     Args:
         num_classes: Number of classes.

@@ -24,16 +24,17 @@ from keras_resadapt.models.weights import load_weights_file
 
 
 class ScaleNetwork(Block):
-    """A backbone, stage by stage, with or without a coarser one below it.
+    """A backbone that adds the features of a coarser network after each stage.
 
     Args:
-        backbone: A backbone of which this network gets its own copy.
-        residual: Adds the coarser network's features; None without.
-        layers: The layers to build it from.
+        backbone: A backbone, of which this network gets its own copy.
+        residual: The layer that adds the coarser network's features; None for a
+            network without a coarser one.
+        layers: The constructors of its layers.
 
     Call arguments:
         inputs: Float tensor of shape (batch, size, size, 3).
-        low: The outputs of the coarser network's stages; None without.
+        low: The outputs of the coarser network's stages, or None.
         point: The operating point.
 
     Returns:
@@ -78,25 +79,22 @@ class ScaleNetwork(Block):
 class MSNet(Cascade):
     """A high frequency residual multi-scale network.
 
-    Two networks of the same architecture, with weights of their own. The
-    first, L, classifies the downsampled image. Where it is not confident, the
-    second, H, classifies the image itself; after each of its stages it adds
-    the upsampled output of the same stage of L, which is not computed again
-    (figure 4 of the paper):
+    It consists of two networks of the same architecture with separate weights. The
+    first, L, classifies the downsampled image. If L is not confident, the second, H,
+    classifies the image itself. After each of its stages, H adds the upsampled output
+    of the same stage of L, which is not computed again (figure 4 of the paper):
 
         x_L[i+1] = L[i](x_L[i])
         x_H[i+1] = H[i](x_H[i]) + u(x_L[i+1])
 
-    Stages are those of the backbone, and its stem is the first: the paper
-    takes "each stage of the base model", and the stem is the one that takes
-    the image. The sums cost no multiply-adds.
+    The stages are those of the backbone, its stem being the first one. The sums cost
+    no multiply-adds.
 
-    Both classifiers are trained together by their cross-entropies, and the
-    second one's gradient reaches L.
+    Both classifiers are trained together by their cross-entropies, and the gradient
+    of the second one reaches L.
 
     Args:
-        backbone: A backbone; both networks are made anew from its
-            architecture.
+        backbone: A backbone. Both networks are made anew from its architecture.
         num_classes: Number of classes.
         resolutions: Height and width in pixels of the images of H and of L,
             the first a multiple of the second.
@@ -107,8 +105,8 @@ class MSNet(Cascade):
             `temperature` of `Cascade`.
 
     Attributes:
-        resolution: That of H. The network runs on square images of other
-            sizes too, and downsamples them by the same factor.
+        resolution: The resolution of H. The network also runs on square images of
+            other sizes, and downsamples them by the same factor.
 
     Reference:
         High Frequency Residual Learning for Multi-Scale Image Classification
@@ -242,9 +240,9 @@ def MSResNet18(
         preprocessing: See `MSNet`.
         weights: `None` for random weights, or the path of a `.weights.h5`
             file of a model with the same arguments.
-        depths: Residual blocks a stage.
-        filters: Channels a stage.
-        stem: `"small"` for 32 or 64 pixel pictures.
+        depths: Residual blocks of each stage.
+        filters: Channels of each stage.
+        stem: `"small"` for images of 32 or 64 pixels.
         **kwargs: Further arguments of `MSNet`.
     """
     backbone = ResNet(depths, filters, stem=stem, name="backbone")
@@ -272,8 +270,8 @@ def MSMobileNet(
         preprocessing: See `MSNet`.
         weights: `None` for random weights, or the path of a `.weights.h5`
             file of a model with the same arguments.
-        alpha: Width multiplier; the paper has 1, 0.75, 0.5 and 0.25.
-        stem: `"small"` for 32 or 64 pixel pictures.
+        alpha: Width multiplier; the paper uses 1, 0.75, 0.5 and 0.25.
+        stem: `"small"` for images of 32 or 64 pixels.
         **kwargs: Further arguments of `MSNet`.
     """
     backbone = MobileNetV1(alpha=alpha, stem=stem, name="backbone")
@@ -302,9 +300,9 @@ def MSDenseNet121(
         preprocessing: See `MSNet`.
         weights: `None` for random weights, or the path of a `.weights.h5`
             file of a model with the same arguments.
-        depths: Layers a dense block.
+        depths: Layers of each dense block.
         growth_rate: Channels that a layer adds.
-        stem: `"small"` for 32 or 64 pixel pictures.
+        stem: `"small"` for images of 32 or 64 pixels.
         **kwargs: Further arguments of `MSNet`.
     """
     backbone = DenseNet(depths, growth_rate, stem=stem, name="backbone")

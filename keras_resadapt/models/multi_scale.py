@@ -1,6 +1,6 @@
-"""What RANet and MSDNet ask of their arguments and images."""
+"""Validation of the arguments and images of RANet and MSDNet."""
 
-from keras_resadapt.layers import ExitClassifier
+from keras_resadapt.layers.exit_classifier import ExitClassifier
 
 _POSITIVE = (
     "num_blocks",
@@ -13,7 +13,7 @@ _POSITIVE = (
 
 
 def check_multi_scale(*, growth_factors, bottleneck_factors, reduction, **sizes):
-    """Raises a `ValueError` that names the argument that cannot work."""
+    """Raises a `ValueError` that names an invalid argument."""
     for name in _POSITIVE:
         value = sizes.get(name, 1)
         if not hasattr(value, "__index__") or value < 1:
@@ -41,7 +41,7 @@ def check_size(size, halvings: int) -> None:
 
     Args:
         size: Height and width of the images in pixels.
-        halvings: How often the network halves them before a classifier.
+        halvings: How often the network halves height and width before a classifier.
     """
     smallest = (ExitClassifier.MIN_SIZE - 1) * 2**halvings + 1
     if min(size) < smallest:

@@ -450,13 +450,13 @@ def MutualMobileNetV1(
 
     Args:
         num_classes: Number of classes.
-        width_range: Smallest and largest width multiplier; section 4.1 also
-            has (1.0, 2.0).
-        resolutions: Resolutions at which it runs, in pixels.
+        width_range: Smallest and largest width multiplier; section 4.1 also uses
+            (1.0, 2.0).
+        resolutions: Resolutions at which the network runs, in pixels.
         weights: `None` for random weights, or the path of a `.weights.h5`
             file of a model with the same arguments, `calibrated` included.
         depths, filters: As for `backbones.MobileNetV1`.
-        stem: `"small"` for 32 or 64 pixel pictures.
+        stem: `"small"` for images of 32 or 64 pixels.
         **kwargs: Further arguments of `MutualNet`.
     """
     backbone = MobileNetV1(

@@ -1,4 +1,4 @@
-"""A switchable network as a cascade: its operating points, cheap to dear."""
+"""A switchable network as a cascade of its operating points."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,24 +17,25 @@ from keras_resadapt.tasks import Classification
 class PointCascade(Cascade):
     """A cascade whose exits are operating points of another network.
 
-    The resolutions of an `RSNet`, or widths and resolutions of a `MutualNet`,
-    tried from cheap to dear. Nothing of a cheaper point is used again at a
-    dearer one, so that an image that goes on pays for both; but all exits
-    share the weights. What is made for cascades works for it:
-    `AdaptivePredictor`, `calibrate`, export with an `adaptive` signature.
+    The exits are resolutions of an `RSNet`, or widths and resolutions of a
+    `MutualNet`, the cheapest first. All exits share the weights, but an exit reuses
+    no features of an earlier one: an image that goes on costs both. Everything for
+    cascades works: `AdaptivePredictor`, `calibrate`, and exports with an `adaptive`
+    signature.
 
-    Train the network itself, and calibrate a `MutualNet`'s points before.
+    Train the network itself. Calibrate the points of a `MutualNet` first.
 
     Args:
-        network: An `RSNet` or a `MutualNet`, whose weights are shared and not
-            copied.
-        points: Its operating points, in any order; by default all that it
-            has. More than three or four rarely pay.
+        network: An `RSNet` or a `MutualNet` with the task `Classification`. Its
+            weights are shared, not copied.
+        points: Its operating points, in any order; by default all of them. More than
+            three or four points rarely reduce the cost further.
         **kwargs: Arguments of `Cascade`.
 
     Attributes:
-        points: The points by cost, the cheapest first: exit 0.
-        resolution: The largest of them. Images of others are made from it.
+        points: The operating points, the cheapest first.
+        resolution: The largest resolution of the points. Smaller images are made
+            from it.
     """
 
     def __init__(

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_resadapt.layers import (
-    BaseFeatures,
-    DenseBlock,
-    ExitClassifier,
-    FusionBlock,
-    Preprocessing,
-)
+from keras_resadapt.layers import Preprocessing
+from keras_resadapt.layers.base_features import BaseFeatures
+from keras_resadapt.layers.dense_block import DenseBlock
+from keras_resadapt.layers.exit_classifier import ExitClassifier
+from keras_resadapt.layers.fusion_block import FusionBlock
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.multi_scale import check_multi_scale, check_size
 from keras_resadapt.models.weights import load_weights_file
@@ -20,35 +18,37 @@ from keras_resadapt.models.weights import load_weights_file
 class RANet(Cascade):
     """A resolution adaptive network.
 
-    An initial layer makes a base feature for each of H sub-networks. The
-    first works on the coarsest, as a DenseNet with a classifier after each
-    block. Each further one works on a finer base feature, fuses the features
-    of the one before in its first blocks and has classifiers after the rest.
-    An image that is not yet classified with confidence goes on to the next
-    block, and from the last block of a sub-network to the next sub-network.
+    An initial layer computes one base feature for each of H sub-networks. The first
+    sub-network takes the coarsest base feature: it is a DenseNet with a classifier
+    after each block. Each further sub-network takes a finer base feature. Its first
+    blocks fuse the features of the previous sub-network, and the remaining blocks are
+    followed by classifiers. An image that is not classified with confidence goes on
+    to the next block, and from the last block of a sub-network to the next
+    sub-network.
 
     Args:
         num_classes: Number of classes.
         num_blocks: Blocks, and exits, of the first sub-network.
-        block_step: How many more blocks, and exits, each further one has.
-        step: Layers of a block.
+        block_step: Number of additional blocks, and exits, of each further
+            sub-network.
+        step: Number of layers of a block.
         step_mode: `"even"`: all blocks have `step` layers; `"lg"`: the i-th
             block (from 1) has i times as many.
-        scale_list: The scale of each sub-network, 1 for the coarsest; each
-            step to the next scale doubles the resolution.
-        channels: Channels of a base feature, times its growth factor.
-        growth_rate: Channels that a layer adds, times its growth factor.
-        growth_factors: A factor a sub-network.
-        bottleneck_factors: Likewise, of the 1x1 convolutions' channels; see
-            `layers.BottleneckConv`.
-        compress_factor: Share of fused channels; see `layers.FusionBlock`.
-        reduction: What a transition leaves of the channels.
-        stem: `"cifar"` for small pictures, `"imagenet"` for large ones; see
-            `layers.BaseFeatures`.
+        scale_list: The scale of each sub-network, 1 for the coarsest. Each next
+            scale doubles the resolution.
+        channels: Channels of a base feature, divided by its growth factor.
+        growth_rate: Channels that a layer adds, divided by its growth factor.
+        growth_factors: One factor per sub-network.
+        bottleneck_factors: One factor per sub-network: channels of the 1x1
+            convolutions, relative to those of the 3x3 convolutions.
+        compress_factor: Share of the channels that come from the previous
+            sub-network.
+        reduction: Share of the channels that a transition keeps, in (0, 1].
+        stem: `"cifar"` for small images, `"imagenet"` for large ones.
         preprocessing: See `layers.Preprocessing`.
-        resolution: Height and width of the images that it is made for; by
-            default 32 for the CIFAR stem and 224 for the ImageNet stem. It
-            runs on other sizes too.
+        resolution: Height and width in pixels of the images that it is made for; by
+            default 32 for the CIFAR stem and 224 for the ImageNet stem. The network
+            runs on images of other sizes too.
         **kwargs: `gradient_equilibrium`, `distillation_weight` and
             `temperature` of `Cascade`.
 
@@ -148,7 +148,7 @@ class RANet(Cascade):
                     )
                 )
         self.num_exits = len(self.classifiers)
-        # The sub-network and the block of each exit
+        # The indices of the sub-network and the block of each exit
         self._places = [
             (flow, block)
             for flow in range(len(self.scale_list))
@@ -157,12 +157,11 @@ class RANet(Cascade):
         self.build_from_point()
 
     def _depth(self, flow: int) -> int:
-        """Number of blocks of a sub-network, 0 for the one before the first."""
+        """Returns the number of blocks of a sub-network, 0 for index -1."""
         return self.num_blocks + flow * self.block_step if flow >= 0 else 0
 
     def _sub_network(self, flow, low_channels, layers):
-        """The blocks of a sub-network, the channels of their x_i, and those
-        of its exits."""
+        """Returns the blocks of a sub-network, their channels and those of its exits."""
         depth, fused = self._depth(flow), self._depth(flow - 1)
         scale = self.scale_list[flow]
         transitions = [k * depth // scale for k in range(1, scale)]
@@ -214,13 +213,13 @@ class RANet(Cascade):
             or any(b - a not in (0, 1) for a, b in zip(scales, scales[1:]))
         ):
             raise ValueError(
-                "`scale_list` must start at 1 and go up by 0 or 1. "
+                "`scale_list` must start at 1 and increase by 0 or 1. "
                 f"Received: scale_list={scales}"
             )
         if len(growth_factors) != len(scales):
             raise ValueError(
                 "`scale_list`, `growth_factors` and `bottleneck_factors` must "
-                "have one entry a sub-network. Received: "
+                "have one entry per sub-network. Received: "
                 f"scale_list={scales}, growth_factors={tuple(growth_factors)}"
             )
 
@@ -291,7 +290,7 @@ def RANetCIFAR(
     name: str = "ranet_cifar",
     **kwargs,
 ) -> RANet:
-    """The authors' CIFAR network: 8 exits, 15.7M to 94.2M multiply-adds.
+    """Returns the authors' CIFAR network: 8 exits, 15.7M to 94.2M multiply-adds.
 
     Args:
         num_classes: Number of classes.
@@ -314,7 +313,7 @@ def RANetCIFARGrowing(
     name: str = "ranet_cifar_growing",
     **kwargs,
 ) -> RANet:
-    """The authors' second CIFAR network: 6 exits, deeper from block to block.
+    """Returns the authors' second CIFAR network: 6 exits, with growing blocks.
 
     Args:
         num_classes: Number of classes.
@@ -333,7 +332,7 @@ def RANetImageNet(
     name: str = "ranet_imagenet",
     **kwargs,
 ) -> RANet:
-    """The authors' ImageNet network: 8 exits, 167M to 1,677M multiply-adds.
+    """Returns the authors' ImageNet network: 8 exits, 167M to 1,677M multiply-adds.
 
     Args:
         num_classes: Number of classes.
@@ -360,7 +359,7 @@ def RANetImageNetWide(
     name: str = "ranet_imagenet_wide",
     **kwargs,
 ) -> RANet:
-    """The authors' second, wider ImageNet network, of 32 channels.
+    """Returns the authors' second ImageNet network, with 32 channels.
 
     Args:
         num_classes: Number of classes.

@@ -347,7 +347,7 @@ def RSNet18(
             `quantization=LearnedQuantization(...)`, the defaults of
             `zero_init_residual` and `pre_activation` are those of LQ-Nets.
             `include_top=False` leaves out the classifier: the network returns
-            features, pooled as `pooling` (None, `"avg"` or `"max"`) says.
+            features, pooled according to `pooling`: None, `"avg"` or `"max"`.
     """
     return _rs_resnet(
         num_classes,

@@ -11,20 +11,20 @@ from keras_resadapt.points import DrawnWidth
 def draw_sub_networks(
     step, seed: int, width_range, resolutions, num_random_widths: int
 ) -> list[tuple]:
-    """The sub-networks of a training step (MutualNet, section 3.2).
+    """Draws the sub-networks of a training step (MutualNet, section 3.2).
 
     Args:
         step: The step's number, a scalar tensor. The same step draws the same
-            in every replica and after resuming.
+            sub-networks in every replica and after resuming.
         seed: Non-negative integer.
         width_range: Smallest and largest width.
-        resolutions: To draw from, in pixels.
-        num_random_widths: Uniform draws between the two.
+        resolutions: The resolutions to draw from, in pixels.
+        num_random_widths: Number of widths drawn uniformly from the range.
 
     Returns:
-        Pairs (width, resolution), the first of the smallest width; the other
-        widths are `DrawnWidth`s, resolutions scalar tensors. An empty list for
-        a network of one width and one resolution.
+        Pairs (width, resolution). The first width is the smallest one, the others are
+        `DrawnWidth`s; resolutions are scalar tensors. The list is empty for a network
+        of one width and one resolution.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The `weights` argument of the networks."""
+"""The argument `weights` of the factories."""
 
 import keras
 
@@ -9,7 +9,7 @@ def load_weights_file(model: keras.Model, weights: str | None) -> keras.Model:
         if not str(weights).endswith(".weights.h5"):
             raise ValueError(
                 "`weights` must be None or the path of a `.weights.h5` file. "
-                "For a PyTorch checkpoint, build the model without and call "
+                "For a PyTorch checkpoint, build the model without it and call "
                 "`keras_resadapt.convert.load_pytorch_state_dict`. "
                 f"Received: weights={weights!r}"
             )

@@ -1,4 +1,4 @@
-"""Activation ranges computed without training."""
+"""Calibration of activation ranges."""
 
 import dataclasses
 import functools
@@ -20,27 +20,28 @@ def calibrate_ranges(
     num_images: int = 1000,
     verbose: bool = True,
 ) -> None:
-    """Computes the range, or basis, of all activations at every point.
+    """Computes the range, or basis, of all activations at every operating point.
 
-    Ranges become the averages of the batches' own in inference with
-    unrounded activations; bases come out of a search from batch to batch.
-    Training afterwards starts there, and inference needs no more: without any
-    training this is post-training quantization.
+    A range becomes the average of the ranges of all batches, in inference with
+    unrounded activations. A basis is the result of a search from batch to batch.
+    Training can start from them. Without any training, this is post-training
+    quantization.
 
-    Private ranges of a `MutualNet` belong to single points: call it after
-    `inference.calibrate_batch_norm` of these points.
+    Private ranges of a `MutualNet` belong to single points: first call
+    `inference.calibrate_batch_norm` with these points.
 
     Args:
-        model: A quantized classifier.
-        data: Batches of (images, labels) as for
+        model: A quantized network.
+        data: Batches of images, or of (images, labels), as for
             `inference.calibrate_batch_norm`.
-        points: By default `model.operating_points`. A cascade has no choice.
-        num_images: How many images to run; the data may have fewer.
-        verbose: Whether to show the progress.
+        points: Operating points; by default `model.operating_points`. Must be None
+            for a cascade.
+        num_images: The number of images to run. The data may have fewer.
+        verbose: Whether to show a progress bar.
 
     Raises:
-        TypeError: The model is no classifier of this package.
-        ValueError: The model is not quantized, or an argument is bad.
+        TypeError: If `model` is not a network of this package.
+        ValueError: If the model is not quantized, or an argument is out of its range.
     """
     check_network(model)
     if model.scheme is None:

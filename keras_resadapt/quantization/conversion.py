@@ -18,29 +18,29 @@ from keras_resadapt.quantization.scheme import Scheme, check_network
 
 
 def quantize(model: keras.Model, scheme: Scheme) -> keras.Model:
-    """The same network with quantized convolutions and dense layers.
+    """Returns the same network with quantized convolutions and dense layers.
 
-    Weights and BatchNormalization statistics are copied, and the levels of
-    the weights fitted to them. Activation ranges are unknown until
-    `calibrate_ranges` or training finds them: the network rounds to wide ones
-    before. `compile` it to train it further.
+    Weights and BatchNormalization statistics are copied, and the levels of the
+    weights are fitted to them. Activation ranges are unknown until
+    `calibrate_ranges` or training computes them; until then, the network uses wide
+    ranges. Call `compile` to train the network further.
 
-    Thresholds of a cascade belong to the network that they were calibrated
-    on; `thresholds.carried_over(model, quantized)` gives those of the new one.
+    Thresholds of a cascade belong to the network that they were calibrated on;
+    `thresholds.carried_over(model, quantized)` returns those of the new network.
 
     Args:
-        model: A classifier of this package in float.
-        scheme: How, such as `Int8()` or `LearnedQuantization(2, 2)`.
+        model: A network of this package in float.
+        scheme: The quantization, such as `Int8()` or `LearnedQuantization(2, 2)`.
 
     Returns:
         A new model of the same family, configuration and name.
 
     Raises:
-        TypeError: If `model` is not a classifier of this package, or `scheme`
-            is not a scheme.
-        ValueError: A model that is quantized already, or that has a layer
-            which the scheme cannot quantize.
-        RuntimeError: On a backend that the scheme does not run on.
+        TypeError: If `model` is not a network of this package, or `scheme` is not a
+            scheme.
+        ValueError: If the model is quantized already, or has a layer that the scheme
+            cannot quantize.
+        RuntimeError: On a backend that the scheme does not support.
 
     Example:
 
@@ -73,17 +73,17 @@ def _quantize(model, scheme: Scheme):
 
 
 def pack(model: keras.Model) -> keras.Model:
-    """The same network with as many bits a weight as it was quantized to.
+    """Returns the same network with weights stored in as many bits as they need.
 
-    It holds the codes of the weights and the bases of their levels instead of
-    floats that are rounded: what to save, load and export when training has
-    ended. It gives the same answers and cannot be trained.
+    It holds the codes of the weights and the bases of their levels instead of floats.
+    Save, load and export the packed network after training. It computes the same
+    outputs and cannot be trained.
 
     Args:
         model: A network quantized with `LearnedQuantization`.
 
     Raises:
-        ValueError: A network that is not, or that is packed already.
+        ValueError: If the network is quantized in another way, or packed already.
     """
     check_network(model)
     return model.rebuilt(_pack)
@@ -107,13 +107,13 @@ def _pack(model):
 
 
 def unpack(model: keras.Model) -> keras.Model:
-    """What `pack` was given, but for what rounding took from the weights.
+    """Returns a network that can be trained, with the rounded weights of a packed one.
 
     Args:
         model: A packed network.
 
     Raises:
-        ValueError: A network that is not packed.
+        ValueError: If the network is not packed.
     """
     check_network(model)
     return model.rebuilt(_unpack)
@@ -133,7 +133,7 @@ def _unpack(model):
 
 
 def _with_packing(model, packed: bool):
-    """The network with the other kind of kernels, and its other variables."""
+    """Returns a network with packed or unpacked kernels, and copies the rest."""
     scheme = dataclasses.replace(model.quantization, packed=packed)
     copy = type(model).from_config({**model.get_config(), "quantization": scheme})
     for source, target in _layer_pairs(model, copy):
@@ -163,10 +163,9 @@ def _layer_pairs(model, copy):
 
 
 def refit_weights(model: keras.Model) -> None:
-    """Fits the levels of all weights to the weights as they are.
+    """Fits the levels of all weights to the current weights.
 
-    Training keeps them in step by itself; this is for weights that were set
-    by hand.
+    Training updates the levels itself. Call this after weights were set by hand.
 
     Args:
         model: A quantized network.
