@@ -19,6 +19,7 @@ def load(name):
     return json.loads((DATA / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, constructor",
     [
@@ -46,6 +47,7 @@ def test_logits_madds_and_parameters(name, constructor):
         np.testing.assert_allclose(np.linalg.norm(logits), path["l2"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_steps():
     reference = load("train_rsnet_resnet18")
     config = reference["config"]
@@ -125,6 +127,7 @@ def test_the_other_resnets(constructor, params, madds):
     assert (row.params, row.madds) == (params, madds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, constructor",
     [
@@ -154,6 +157,7 @@ def test_cascades(name, constructor):
         )
 
 
+@pytest.mark.slow
 def test_a_training_step_of_ranet():
     reference = load("train_ranet_cifar10_a")
     config = reference["config"]

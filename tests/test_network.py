@@ -173,6 +173,7 @@ class Counter(keras.metrics.Metric):
         return self.count
 
 
+@pytest.mark.slow
 def test_the_headline_point_under_the_plain_name(tiny, tiny_cascade, batch):
     for model, headline in ((tiny, "r32"), (tiny_cascade, "exit2")):
         model.compile(training.SGD(0.01), metrics=["accuracy"])
@@ -323,6 +324,7 @@ def test_weights_of_other_resolutions_are_refused(tmp_path):
         make_mutual(width_range=(0.5, 1.0), weights=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [keras_resadapt.RANetCIFAR, keras_resadapt.MSDNetCIFARGrowing]
 )
