@@ -1,5 +1,6 @@
 """The authors' code and ours compute the same function."""
 
+import functools
 import json
 import pathlib
 
@@ -13,6 +14,12 @@ from keras_resadapt import training
 from keras_resadapt.models import sandwich
 
 DATA = pathlib.Path(__file__).parent / "data"
+
+
+@functools.cache
+def built(constructor):
+    """Returns a network that several tests fill with their weights."""
+    return constructor(preprocessing=None)
 
 
 def load(name):
@@ -137,7 +144,7 @@ def test_the_other_resnets(constructor, params, madds):
 )
 def test_cascades(name, constructor):
     reference = load(name)
-    model = constructor(preprocessing=None)
+    model = built(constructor)
     weights = {k: golden.array(k, s) for k, s in reference["state_dict"]}
     keras_resadapt.convert.load_pytorch_state_dict(model, weights)
     trainable = sum(np.prod(v.shape) for v in model.trainable_variables)
@@ -161,7 +168,7 @@ def test_cascades(name, constructor):
 def test_a_training_step_of_ranet():
     reference = load("train_ranet_cifar10_a")
     config = reference["config"]
-    model = keras_resadapt.RANetCIFAR(preprocessing=None)
+    model = built(keras_resadapt.RANetCIFAR)
     weights = {k: golden.array(k, s) for k, s in load("ranet_cifar10_a")["state_dict"]}
     keras_resadapt.convert.load_pytorch_state_dict(model, weights)
     images, labels = golden.images(32, 8), golden.labels(10, 8)
