@@ -1,6 +1,7 @@
 """Losses of classification, and between the operating points of a network."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -31,8 +32,8 @@ class CrossEntropy(keras.losses.Loss):
     def __init__(
         self,
         label_smoothing: float = 0.0,
-        reduction="sum_over_batch_size",
-        name="cross_entropy",
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "cross_entropy",
         **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
@@ -97,8 +98,8 @@ class Distillation(keras.losses.Loss):
     def __init__(
         self,
         temperature: float = 1.0,
-        reduction="sum_over_batch_size",
-        name="distillation",
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "distillation",
         **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
@@ -153,8 +154,8 @@ class AlphaDivergence(keras.losses.Loss):
         alpha_min: float = -1.0,
         alpha_max: float = 1.0,
         clip: float = 5.0,
-        reduction="sum_over_batch_size",
-        name="alpha_divergence",
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "alpha_divergence",
         **kwargs,
     ):
         super().__init__(name=name, reduction=reduction, **kwargs)
@@ -207,7 +208,7 @@ class AlphaDivergence(keras.losses.Loss):
         }
 
 
-def ensemble_logits(logits: Sequence, weights):
+def ensemble_logits(logits: Sequence, weights: Any) -> Any:
     """Returns `z_0 = sum_s alpha_s z_s` (RS-Net, equation 5).
 
     Gradients flow to the weights alone, not to the logits.
@@ -222,11 +223,11 @@ def ensemble_logits(logits: Sequence, weights):
 
 def distillation_loss(
     logits: Sequence,
-    ensemble,
+    ensemble: Any,
     distillation: str = "full",
-    sample_weight=None,
+    sample_weight: Any = None,
     divergence: Callable | None = None,
-):
+) -> Any:
     """Computes multi-resolution ensemble distillation (RS-Net, section 3.3).
 
     Let p_0 be the prediction of the ensemble, p_1, ..., p_S the predictions at

@@ -16,12 +16,24 @@ tf.config.set_logical_device_configuration(
 
 RESOLUTIONS = (32, 24, 16)
 
-# What starts whole programs; first, so that no worker is left with it alone
-LONGEST = ("test_training.py", "test_examples.py", "test_quantize_example.py")
+# Each file of tests runs in one process, so that its fixtures are made once. Those
+# that take longest come first, so that no process is left with one of them.
+LONGEST = (
+    "test_training.py",
+    "test_quantization.py",
+    "test_examples.py",
+    "test_export_cascade.py",
+    "test_litert.py",
+    "test_golden.py",
+    "test_cascade.py",
+    "test_quantize_example.py",
+    "test_documentation.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def make_tiny(num_classes=5, resolutions=RESOLUTIONS, **kwargs):

@@ -13,4 +13,4 @@ python -m ruff check --quiet .
 python -m ruff format --check --quiet .
 python -m mypy --no-error-summary
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
-exec python -m pytest -n 2 --dist worksteal "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

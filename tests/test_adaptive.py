@@ -97,6 +97,7 @@ def fails_beyond_the_first():
     )
 
 
+@pytest.mark.slow
 def test_a_stage_without_images_does_not_run(fails_beyond_the_first, images):
     predictor = AdaptivePredictor(fails_beyond_the_first, [0, 0])
     assert (predictor.predict(images[:9]).exits == 0).all()
@@ -105,6 +106,7 @@ def test_a_stage_without_images_does_not_run(fails_beyond_the_first, images):
         predictor.predict(images[:9])
 
 
+@pytest.mark.slow
 def test_nan_is_not_confident(images):
     keras.utils.set_random_seed(1)
     model = make_tiny_cascade()
@@ -123,6 +125,7 @@ def test_nan_is_not_confident(images):
         AdaptivePredictor(model, [0, 0]).predict(images[:3])
 
 
+@pytest.mark.slow
 def test_saturated_confidences(images):
     """The predictor and the simulation agree, whatever the batch size."""
     keras.utils.set_random_seed(1)
@@ -254,6 +257,7 @@ def test_exit_latency(cascade):
 # === RS-Net as a cascade ===
 
 
+@pytest.mark.slow
 def test_point_cascade(tiny, images, tmp_path):
     model = keras_resadapt.PointCascade(tiny)
     logits = model(images[:8])

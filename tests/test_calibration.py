@@ -54,6 +54,7 @@ def cost(collected, thresholds):
 # === Evaluation ===
 
 
+@pytest.mark.slow
 def test_collected_logits(tiny_cascade, batch, tmp_path):
     images, labels = batch
     data = [(images[:5], labels[:5]), (images[5:], labels[5:])]
@@ -199,6 +200,7 @@ def test_temperatures(held_out):
 # === Bounds on the accuracy loss ===
 
 
+@pytest.mark.slow
 def test_bound_holds():
     """Over many draws of held-out data, the bound fails as rarely as it may."""
     everything = draw(100_000, seed=99)

@@ -129,6 +129,7 @@ def test_too_small_images_and_missing_exits(model):
 # === Keras ===
 
 
+@pytest.mark.slow
 def test_save_and_load(model, batch, tmp_path):
     images, labels = batch
     model.compile("sgd", metrics=["accuracy"])
@@ -146,6 +147,7 @@ def test_save_and_load(model, batch, tmp_path):
     assert set(loaded.predict(images, verbose=0)) == set(model.output_names)
 
 
+@pytest.mark.slow
 def test_a_trained_model_loads_where_nothing_else_is_imported(
     tiny_cascade, batch, tmp_path
 ):
@@ -221,6 +223,7 @@ def test_scale_gradient():
     np.testing.assert_allclose(tape.gradient(loss, x), 0.25 * 2 * x)
 
 
+@pytest.mark.slow
 def test_gradient_equilibrium(batch):
     """Before exit k every one of the K - k later losses counts 1/(K - k)."""
     images, labels = batch
@@ -256,6 +259,7 @@ def test_every_variable_learns(model, batch):
     assert all(g is not None for g in gradients)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one(batch):
     dataset = tf.data.Dataset.from_tensors(batch)
     updates = []

@@ -90,6 +90,7 @@ def test_a_checkpoint_of_more_resolutions(tiny):
         load_pytorch_state_dict(tiny, more)
 
 
+@pytest.mark.slow
 def test_files(tiny, batch, tmp_path):
     with pytest.raises(ValueError, match="existing file.*nowhere"):
         load_pytorch_state_dict(tiny, "nowhere.pth")
@@ -164,6 +165,7 @@ def test_only_known_models():
         load_pytorch_state_dict(keras.Sequential(), {})
 
 
+@pytest.mark.slow
 def test_a_quantized_network_fits_its_levels_to_the_checkpoint():
     rng = np.random.default_rng(0)
     checkpoint = {

@@ -246,6 +246,7 @@ def test_flip_in_half_of_the_cases_only_when_asked():
     assert 0.42 < flipped(True) < 0.58
 
 
+@pytest.mark.slow
 def test_single_crop_or_a_crop_per_resolution():
     source = demo_source("train", 64, size=32)
     ((images, labels),) = take(training_batches(source, 64, (32, 24, 16), seed=0), 1)
@@ -299,6 +300,7 @@ def test_an_epoch_has_every_image_once_in_an_order_of_its_own():
         np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
 
 
+@pytest.mark.slow
 def test_same_seed_same_batches_whatever_the_global_seed():
     source = demo_source("train", 50, size=32)
     runs = []
@@ -472,6 +474,7 @@ def test_encoded_images_have_a_pixel_limit(saved_preprocessing, kind):
         preprocess_encoded(data, 24, max_pixels=45 * 61)
 
 
+@pytest.mark.slow
 def test_a_small_file_of_a_huge_image_is_refused_before_decoding(folder):
     file = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(file, "PNG")
@@ -619,6 +622,7 @@ def test_truncated_jpeg_is_always_skipped(folder):
     assert not any(np.any(labels == 0) for _, labels in batches.as_numpy_iterator())
 
 
+@pytest.mark.slow
 def test_resuming_with_broken_images(broken_folder):
     source = load_source(broken_folder, "train")
     arguments = dict(seed=3, max_broken_fraction=0.2)
@@ -629,6 +633,7 @@ def test_resuming_with_broken_images(broken_folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_training_refuses_too_many_broken_images(broken_folder, deterministic):
     source = load_source(broken_folder, "train")
@@ -1101,6 +1106,7 @@ def test_other_arguments():
         check_pictures(numbered_source(), max_broken_fraction=1)
 
 
+@pytest.mark.slow
 def test_hold_out():
     source = load_source("demo", "train")
     rest, held = source.hold_out(0.1)

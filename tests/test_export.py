@@ -203,6 +203,7 @@ def test_names_and_types_that_clients_see(signatures):
         assert spec.shape[0] is None
 
 
+@pytest.mark.slow
 def test_new_process_needs_only_tensorflow(path, model, tmp_path):
     images, files = pixels(3, 24), pictures()
     np.save(tmp_path / "images.npy", images)
@@ -248,6 +249,7 @@ def test_new_process_needs_only_tensorflow(path, model, tmp_path):
 # === Variants ===
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(dtype, tmp_path):
     keras.config.set_dtype_policy(dtype)

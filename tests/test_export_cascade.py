@@ -20,6 +20,8 @@ from keras_resadapt.inference import (
     collect_logits,
 )
 
+pytestmark = pytest.mark.slow  # the export takes most of the time
+
 SIGNATURES = [
     "exit0",
     "exit1",

@@ -1,5 +1,6 @@
 """The authors' code and ours compute the same function."""
 
+import functools
 import json
 import pathlib
 
@@ -15,10 +16,17 @@ from keras_resadapt.models import sandwich
 DATA = pathlib.Path(__file__).parent / "data"
 
 
+@functools.cache
+def built(constructor):
+    """Returns a network that several tests fill with their weights."""
+    return constructor(preprocessing=None)
+
+
 def load(name):
     return json.loads((DATA / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, constructor",
     [
@@ -46,6 +54,7 @@ def test_logits_madds_and_parameters(name, constructor):
         np.testing.assert_allclose(np.linalg.norm(logits), path["l2"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_steps():
     reference = load("train_rsnet_resnet18")
     config = reference["config"]
@@ -125,6 +134,7 @@ def test_the_other_resnets(constructor, params, madds):
     assert (row.params, row.madds) == (params, madds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, constructor",
     [
@@ -134,7 +144,7 @@ def test_the_other_resnets(constructor, params, madds):
 )
 def test_cascades(name, constructor):
     reference = load(name)
-    model = constructor(preprocessing=None)
+    model = built(constructor)
     weights = {k: golden.array(k, s) for k, s in reference["state_dict"]}
     keras_resadapt.convert.load_pytorch_state_dict(model, weights)
     trainable = sum(np.prod(v.shape) for v in model.trainable_variables)
@@ -154,10 +164,11 @@ def test_cascades(name, constructor):
         )
 
 
+@pytest.mark.slow
 def test_a_training_step_of_ranet():
     reference = load("train_ranet_cifar10_a")
     config = reference["config"]
-    model = keras_resadapt.RANetCIFAR(preprocessing=None)
+    model = built(keras_resadapt.RANetCIFAR)
     weights = {k: golden.array(k, s) for k, s in load("ranet_cifar10_a")["state_dict"]}
     keras_resadapt.convert.load_pytorch_state_dict(model, weights)
     images, labels = golden.images(32, 8), golden.labels(10, 8)

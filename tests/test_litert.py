@@ -77,6 +77,7 @@ def networks():
     return plain, quantized
 
 
+@pytest.mark.slow
 def test_int8_file(networks, tmp_path):
     plain, quantized = networks
     points = quantized.operating_points
@@ -108,6 +109,7 @@ def test_int8_file(networks, tmp_path):
         assert equal.mean() > 0.6
 
 
+@pytest.mark.slow
 def test_threads_do_not_share_an_interpreter(networks, tmp_path):
     plain, _ = networks
     export.export_litert(plain, tmp_path / "net.tflite", plain.operating_points[1:])
@@ -123,6 +125,7 @@ def test_threads_do_not_share_an_interpreter(networks, tmp_path):
     assert wrong == 0
 
 
+@pytest.mark.slow
 def test_float_files_fold_or_share(networks, tmp_path):
     plain, _ = networks
     folded = export.export_litert(plain, tmp_path / "folded.tflite")
@@ -143,6 +146,7 @@ def test_float_files_fold_or_share(networks, tmp_path):
     assert kinds.count("MUL") == 1  # of the preprocessing
 
 
+@pytest.mark.slow
 def test_cascade_hands_features_on(tmp_path):
     """Integer exits, and the loop that stops at the first confident one."""
     keras.utils.set_random_seed(0)
@@ -202,6 +206,7 @@ def test_cascade_hands_features_on(tmp_path):
         network.adaptive(images, [0.5])
 
 
+@pytest.mark.slow
 def test_widths_of_a_mutualnet(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras_resadapt.MutualMobileNetV1(
@@ -227,6 +232,7 @@ def test_widths_of_a_mutualnet(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_scales_of_next_to_nothing(tmp_path):
     """Scales that weight decay has driven to zero."""
     keras.utils.set_random_seed(0)
@@ -289,6 +295,7 @@ def test_learned_levels_in_float(tmp_path):
     assert np.median(np.abs(outputs - expected)) < 1e-4
 
 
+@pytest.mark.slow
 def test_bad_input(networks, tmp_path):
     _, quantized = networks
     path = tmp_path / "there.tflite"

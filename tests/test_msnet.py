@@ -277,6 +277,7 @@ class TestForward:
 
 
 class TestCost:
+    @pytest.mark.slow
     def test_resnet18(self):
         rows = keras_resadapt.MSResNet18().profile()
         assert [row.madds for row in rows] == [592_695_296, 2_961_940_480]
@@ -350,6 +351,7 @@ class TestTraining:
         for v, old in zip(statistics, before):
             assert not np.allclose(v, old)
 
+    @pytest.mark.slow
     def test_fit_evaluate_predict(self, msnet, batch):
         images, labels = batch
         msnet.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"])

@@ -293,6 +293,7 @@ def test_draws():
     np.testing.assert_allclose(shares, 1 / 3, atol=0.06)
 
 
+@pytest.mark.slow
 def test_fit_compiles_one_graph_and_learns(tmp_path):
     keras.utils.set_random_seed(0)
     mutual = make_mutual()
@@ -318,6 +319,7 @@ def test_fit_compiles_one_graph_and_learns(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one(batch):
     dataset = tf.data.Dataset.from_tensors(batch)
     updates, reported = [], []
@@ -588,6 +590,7 @@ def test_measure_goes_on_where_it_was(mutual, batch, tmp_path, capsys):
         measure()
 
 
+@pytest.mark.slow
 def test_rows_of_the_other_families(tiny, tiny_cascade, batch):
     data = [batch]
     table = inference.QueryTable.measure(tiny, data, repeats=1, verbose=False)
@@ -612,6 +615,7 @@ def test_rows_of_the_other_families(tiny, tiny_cascade, batch):
 # === Widths and resolutions as exits, export ===
 
 
+@pytest.mark.slow
 def test_points_as_exits_and_signatures(mutual, batch, tmp_path):
     points = [
         mutual.full_point,
@@ -729,6 +733,7 @@ def test_statistics_of_another_model_do_not_fit(mutual, batch, tmp_path):
         copy.logits(x, OperatingPoint(16, 0.501))
 
 
+@pytest.mark.slow
 def test_training_forgets_statistics(mutual, batch, tmp_path):
     point = OperatingPoint(16, 0.5)
     count = len(mutual.variables)

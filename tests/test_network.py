@@ -173,6 +173,7 @@ class Counter(keras.metrics.Metric):
         return self.count
 
 
+@pytest.mark.slow
 def test_the_headline_point_under_the_plain_name(tiny, tiny_cascade, batch):
     for model, headline in ((tiny, "r32"), (tiny_cascade, "exit2")):
         model.compile(training.SGD(0.01), metrics=["accuracy"])
@@ -323,11 +324,23 @@ def test_weights_of_other_resolutions_are_refused(tmp_path):
         make_mutual(width_range=(0.5, 1.0), weights=path)
 
 
+SMALL_RANET = {
+    "scale_list": (1, 2),
+    "growth_factors": (2, 1),
+    "bottleneck_factors": (2, 1),
+    "step": 1,
+}
+
+
 @pytest.mark.parametrize(
-    "make", [keras_resadapt.RANetCIFAR, keras_resadapt.MSDNetCIFARGrowing]
+    "make, small",
+    [
+        (keras_resadapt.RANetCIFAR, SMALL_RANET),
+        (keras_resadapt.MSDNetCIFARGrowing, {}),
+    ],
 )
-def test_weights_argument_of_cascades(make, tmp_path):
-    small = {"channels": 4, "growth_rate": 4}
+def test_weights_argument_of_cascades(make, small, tmp_path):
+    small = {"num_blocks": 2, "channels": 4, "growth_rate": 4, **small}
     path = str(tmp_path / "net.weights.h5")
     model = make(5, **small)
     model.save_weights(path)

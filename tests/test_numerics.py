@@ -116,6 +116,7 @@ def test_no_strided_pointwise_convolution_of_tensorflow():
         assert [2, 2] not in kernels
 
 
+@pytest.mark.slow
 def test_training_with_few_channels_survives():
     output = run_python("""
         import keras_resadapt, keras, numpy as np
@@ -132,6 +133,7 @@ def test_training_with_few_channels_survives():
 # === Determinism ===
 
 
+@pytest.mark.slow
 def test_steps_of_large_batches_are_deterministic():
     """With one thread between operations, as a deterministic run needs it.
 

@@ -277,6 +277,7 @@ def families():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", families())
 def test_every_family_in_int8(family):
     """Weights, statistics and configuration are kept; logits change little."""
@@ -376,6 +377,7 @@ def test_gradients_pass_rounded_offsets():
     assert all(np.abs(gradient).max() > 0 for gradient in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_fit_save_and_load(scheme, tmp_path):
     keras.utils.set_random_seed(0)
@@ -439,6 +441,7 @@ def test_private_and_shared_ranges(private, kind):
     assert moved == set(of_16 if private else states)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one():
     """Bases are fitted to the values of all replicas."""
     from keras_resadapt import training
@@ -490,6 +493,7 @@ def test_a_new_network_knows_the_range_of_its_weights():
     )
 
 
+@pytest.mark.slow
 def test_a_mutualnet_trains_and_needs_calibration_again():
     model = randomize(families()["mutualnet"]())
     data = batches_of(model)
@@ -660,6 +664,7 @@ def test_files_hold_two_bits_a_weight(tmp_path):
 # === Bad input ===
 
 
+@pytest.mark.slow
 def test_what_cannot_be_quantized(tmp_path):
     model = make_tiny()
     with pytest.raises(TypeError, match="`scheme` must be a scheme"):
@@ -742,6 +747,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_tfmot_comes_late_and_leaves_tf_keras_alone(order):
     output = run_python(
@@ -758,6 +764,7 @@ def test_tfmot_comes_late_and_leaves_tf_keras_alone(order):
     assert output.split() == ["True", "True", "True", "False"]
 
 
+@pytest.mark.slow
 def test_int8_needs_tensorflow():
     output = run_python(
         "import keras_resadapt\n"

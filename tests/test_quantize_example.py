@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import make_tiny
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -40,6 +41,7 @@ def run(folder, resolutions, *arguments):
     return table, set(os.listdir(output))
 
 
+@pytest.mark.slow
 def test_integers(tmp_path):
     table, files = run(tmp_path, (32, 16), "--scheme=int8")
     kinds = ["float", "float_shared", "int8", "int8_after_training"]
@@ -52,6 +54,7 @@ def test_integers(tmp_path):
     assert share > 0.9 and largest < 0.1
 
 
+@pytest.mark.slow
 def test_learned_levels(tmp_path):
     table, files = run(tmp_path, (16,), "--scheme=2/32")
     assert set(table["bytes"]) == {"packed.weights.h5", "float.weights.h5"}

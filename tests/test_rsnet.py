@@ -263,6 +263,7 @@ class TestFit:
         model.compile(training.SGD(0.01))
         return model.train_on_batch(*batch)
 
+    @pytest.mark.slow
     def test_xla_gives_the_same_step(self, tiny, batch):
         weights = tiny.get_weights()
         tiny.compile(training.SGD(0.01), jit_compile=True)
@@ -270,6 +271,7 @@ class TestFit:
         loss = tiny.train_on_batch(*batch)
         np.testing.assert_allclose(loss, self._first_loss(weights, batch), rtol=1e-4)
 
+    @pytest.mark.slow
     def test_callbacks_class_weights_and_steps_per_execution(
         self, tiny, batch, tmp_path
     ):
@@ -306,6 +308,7 @@ class TestFit:
 
 
 class TestSaving:
+    @pytest.mark.slow
     def test_save_and_load(self, tiny, batch, tmp_path):
         tiny.compile(
             training.SGD(0.05, weight_decay=1e-3),

@@ -129,6 +129,7 @@ def test_strategy_scope():
         training.strategy_scope("tpu")
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one(batch):
     """Losses, metrics, weights and BN statistics of the whole batch."""
     images = tf.data.Dataset.from_tensors(batch).repeat(3).unbatch().batch(8)
@@ -186,6 +187,7 @@ json.dump([history, logs, [r.madds for r in model.profile()]],
 """
 
 
+@pytest.mark.slow
 def test_jax_trains_the_same_without_tensorflow(batch, tmp_path):
     pytest.importorskip("jax", reason="jax is an optional extra")
     keras.utils.set_random_seed(1)
@@ -304,6 +306,7 @@ print(type(model).__name__, model.resolution, model.preprocessing.mode,
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -333,6 +336,7 @@ def test_train_ranet_flags(arguments, expected):
     assert output.strip() == expected
 
 
+@pytest.mark.slow
 def test_checkpoints_are_whole_or_absent(tmp_path, batch):
     model = make_tiny()
     model.compile(training.SGD(0.1))

@@ -33,7 +33,7 @@ class Spectrum:
     profile: np.ndarray
 
 
-def last_features(model: keras.Model, images) -> dict[str, Any]:
+def last_features(model: keras.Model, images: Any) -> dict[str, Any]:
     """Computes the output of the last convolutional stage, before the pooling.
 
     Args:

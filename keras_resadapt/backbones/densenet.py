@@ -22,7 +22,7 @@ def _conv(layers, filters, kernel_size, *, name):
 
 
 class DenseLayer(Block):
-    """[x, F(x)]; F has a 1x1 and a 3x3 convolution, each after normalization and ReLU."""
+    """[x, F(x)]; F is a 1x1 and a 3x3 convolution, each after a norm and ReLU."""
 
     def __init__(self, growth_rate, bottleneck_factor, layers, **kwargs):
         super().__init__(**kwargs)

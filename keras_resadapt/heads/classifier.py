@@ -38,7 +38,7 @@ class ClassifierHead(Block):
     def __init__(
         self,
         num_classes: int,
-        kernel_initializer="glorot_uniform",
+        kernel_initializer: str | dict | keras.Initializer = "glorot_uniform",
         layers: LayerSet = LayerSet(),
         **kwargs,
     ):

@@ -87,5 +87,6 @@ def with_plain_arguments(init: Callable) -> Callable:
     def plain_init(self, *args, **kwargs):
         return init(self, *map(as_plain, args), **as_plain(kwargs))
 
-    plain_init.__signature__ = inspect.signature(init)  # which Keras reads
+    # Keras reads the signature of constructors.
+    plain_init.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
     return plain_init

@@ -85,7 +85,7 @@ class BatchNormalization(keras.layers.Layer):
         self,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
-        gamma_initializer="ones",
+        gamma_initializer: str | dict | keras.Initializer = "ones",
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -38,7 +38,7 @@ class ConvBlock(Block):
         layers: LayerSet = LayerSet(),
         activation: str = "relu",
         use_bias: bool = False,
-        kernel_initializer=HE_NORMAL_FAN_OUT,
+        kernel_initializer: str | dict | keras.Initializer = HE_NORMAL_FAN_OUT,
         ratio: float | None = 1.0,
         **kwargs,
     ):

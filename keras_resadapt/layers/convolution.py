@@ -1,5 +1,7 @@
 """Convolutions with symmetric padding that can take over a normalization."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -65,7 +67,13 @@ class Conv2D(_Convolution, keras.layers.Conv2D):
     """
 
     def __init__(
-        self, filters: int, kernel_size, strides=1, dilation_rate=1, groups=1, **kwargs
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        **kwargs,
     ):
         super().__init__(
             filters=as_int("filters", filters),
@@ -152,7 +160,13 @@ class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
         ValueError: As for `Conv2D`.
     """
 
-    def __init__(self, kernel_size, strides=1, depth_multiplier=1, **kwargs):
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        depth_multiplier: int = 1,
+        **kwargs,
+    ):
         super().__init__(
             kernel_size=kernel_size,
             strides=strides,

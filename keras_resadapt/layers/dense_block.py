@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 from keras import ops
 
 from keras_resadapt.layers.block import Block, LayerSet
@@ -35,7 +36,7 @@ class BottleneckConv(Block):
         bottleneck_factor: int,
         strides: int = 1,
         layers: LayerSet = LayerSet(),
-        kernel_initializer=HE_NORMAL_FAN_OUT,
+        kernel_initializer: str | dict | keras.Initializer = HE_NORMAL_FAN_OUT,
         **kwargs,
     ):
         super().__init__(**kwargs)

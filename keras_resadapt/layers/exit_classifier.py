@@ -40,8 +40,8 @@ class ExitClassifier(Block):
         filters: int,
         num_classes: int,
         layers: LayerSet = LayerSet(),
-        kernel_initializer=HE_NORMAL_FAN_OUT,
-        bias_initializer="zeros",
+        kernel_initializer: str | dict | keras.Initializer = HE_NORMAL_FAN_OUT,
+        bias_initializer: str | dict | keras.Initializer = "zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)

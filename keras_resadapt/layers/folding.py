@@ -1,11 +1,20 @@
 """BatchNormalization folded into the convolution before it, in inference."""
 
+from typing import Any
+
+import keras
 from keras import ops
 
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
-def conv_norm(conv, norm, inputs, point: OperatingPoint, training):
+def conv_norm(
+    conv: keras.Layer,
+    norm: keras.Layer,
+    inputs: Any,
+    point: OperatingPoint,
+    training: bool | None,
+) -> Any:
     """Returns `norm(conv(inputs))`, in inference as one convolution.
 
     Args:

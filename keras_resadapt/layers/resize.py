@@ -6,6 +6,7 @@ resizing.
 
 import functools
 import numbers
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ def _bilinear_matrix(size: int, new_size: int) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def resize_bilinear(images, new_size: int | tuple[int, int]):
+def resize_bilinear(images: Any, new_size: int | tuple[int, int]) -> Any:
     """Resizes images bilinearly, antialiased when they shrink.
 
     It computes the same function as `tf.image.resize(..., antialias=True)` and
@@ -69,7 +70,7 @@ def _corner_matrix(size: int, new_size: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - distance)
 
 
-def resize_to_corners(features, new_size):
+def resize_to_corners(features: Any, new_size: Any) -> Any:
     """Interpolates bilinearly so that corners stay corners, not antialiased.
 
     It computes PyTorch's `interpolate(mode="bilinear", align_corners=True)`,

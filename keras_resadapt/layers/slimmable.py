@@ -1,5 +1,7 @@
 """Layers that run with their first channels only."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -25,7 +27,7 @@ def make_divisible(channels: float, divisor: int = 8, min_value: int = 8) -> int
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def slim_channels(filters: int, width, ratio: float | None = 1.0):
+def slim_channels(filters: int, width: Any, ratio: float | None = 1.0) -> Any:
     """Returns the number of channels that a layer has at a width.
 
     Args:
@@ -97,7 +99,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
     def __init__(
         self,
         filters: int,
-        kernel_size,
+        kernel_size: int,
         max_width: float = 1.0,
         ratio: float | None = 1.0,
         **kwargs,

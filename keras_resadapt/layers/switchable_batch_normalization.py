@@ -143,7 +143,7 @@ class SwitchableBatchNormalization(keras.layers.Layer):
         resolutions: Sequence[int],
         momentum: float = 0.9,
         epsilon: float = 1e-5,
-        gamma_initializer="ones",
+        gamma_initializer: str | dict | keras.Initializer = "ones",
         extrapolate: bool = False,
         **kwargs,
     ):

@@ -206,7 +206,7 @@ class MutualNet(SwitchableNetwork):
 
     def resolution_of(self, point: OperatingPoint) -> int:
         self.check_point(point)
-        return point.resolution
+        return point.resolution  # type: ignore[return-value]
 
     def grid(
         self,

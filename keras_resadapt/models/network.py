@@ -90,7 +90,7 @@ class Network(keras.Model):
 
     def resolution_of(self, point: OperatingPoint) -> int:
         """Returns height and width in pixels of the images at a point."""
-        return point.resolution or self.resolution
+        return point.resolution or self.resolution  # type: ignore[return-value]
 
     def layer_set(self, layers: LayerSet = LayerSet(), private=None) -> LayerSet:
         """Returns the constructors of the network's layers, quantized if it is.

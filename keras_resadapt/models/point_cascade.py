@@ -78,7 +78,8 @@ class PointCascade(Cascade):
         rows = sorted(network.profile(points), key=lambda row: row.madds)
         self.points = tuple(row.point for row in rows)
         self.num_exits = len(self.points)
-        self.resolution = max(point.resolution for point in self.points)
+        resolution = max(point.resolution for point in self.points)
+        self.resolution = resolution  # type: ignore[assignment]
         self.preprocessing = network.preprocessing
         self.build_from_point()
 

@@ -161,7 +161,7 @@ class RANet(Cascade):
         return self.num_blocks + flow * self.block_step if flow >= 0 else 0
 
     def _sub_network(self, flow, low_channels, layers):
-        """Returns the blocks of a sub-network, their channels and those of its exits."""
+        """Returns a sub-network's blocks, their channels and those of its exits."""
         depth, fused = self._depth(flow), self._depth(flow - 1)
         scale = self.scale_list[flow]
         transitions = [k * depth // scale for k in range(1, scale)]

@@ -81,8 +81,9 @@ class OperatingPoint:
             return
         whole: Any = value
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            if value == value and abs(value) < math.inf and int(value) == value:
-                whole = int(value)  # also 224.0
+            if value == value and abs(value) < math.inf and int(value) == value:  # type: ignore[call-overload]
+                # A float such as 224.0
+                whole = int(value)  # type: ignore[call-overload]
         if isinstance(whole, bool) or not hasattr(whole, "__index__") or whole < least:
             raise ValueError(f"`{axis}` must be {rule}. Received: {axis}={value!r}")
         object.__setattr__(self, axis, operator.index(whole))

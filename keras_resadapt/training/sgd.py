@@ -45,7 +45,7 @@ class SGD(keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.1,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.1,
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,

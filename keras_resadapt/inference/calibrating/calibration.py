@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from keras_resadapt.checks import check_number
 from keras_resadapt.inference.calibrating.temperature import fit_temperatures
@@ -138,8 +139,6 @@ def _upper_loss_bound(correct, correct_last, error) -> float:
         correct_last: Which images the last exit classifies correctly.
         error: The probability with which the bound may fail.
     """
-    from scipy import stats
-
     number = len(correct)
     lost = np.sum(correct_last & ~correct)
     won = np.sum(correct & ~correct_last)

@@ -1,6 +1,7 @@
 """Temperature scaling of each exit."""
 
 import numpy as np
+from scipy import optimize
 
 from keras_resadapt.inference.storing.confidence import softmax
 from keras_resadapt.inference.storing.point_logits import PointLogits
@@ -23,8 +24,6 @@ def fit_temperatures(held_out: PointLogits) -> tuple[float, ...]:
     """
     if not len(held_out.labels):
         raise ValueError("`held_out` must have at least one image. Received: none")
-    from scipy import optimize
-
     images = np.arange(len(held_out.labels))
 
     def fit(logits):
