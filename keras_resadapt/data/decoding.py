@@ -13,6 +13,8 @@ from keras_resadapt.data.checks import check_positive
 # the size in the header, before any pixel is decoded.
 MAX_PIXELS = 50_000_000
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
 # TensorFlow's default is a faster inverse transform with errors of up to ten grey
 # levels. This one gives the pixels of Pillow, on which published checkpoints were
 # trained.
@@ -74,6 +76,34 @@ def check_decodes(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor
     )
 
 
+def decode_mask(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+    """Decodes the class labels of one PNG file.
+
+    Args:
+        encoded: String scalar, the bytes of a grayscale PNG file with 8 bits per pixel.
+            TensorFlow would turn a palette into colors, and labels of fewer bits into
+            other numbers.
+        max_pixels: As for `decode`.
+
+    Returns:
+        uint8 tensor of shape (height, width).
+
+    Raises:
+        tf.errors.InvalidArgumentError: When run, if the file is of another type or
+            cannot be decoded.
+    """
+    kind = tf.strings.substr(encoded, 24, 2)  # bits per pixel and color type
+    check = tf.debugging.Assert(
+        tf.equal(tf.strings.substr(encoded, 0, 8), PNG_MAGIC)
+        & tf.equal(kind, b"\x08\x00"),
+        ["A mask must be a grayscale PNG file with 8 bits per pixel and no palette."],
+    )
+    with tf.control_dependencies([check]):
+        encoded = _checked(encoded, _png_size(encoded), max_pixels)
+    mask = tf.io.decode_png(encoded, channels=1)[..., 0]
+    return tf.ensure_shape(mask, (None, None))
+
+
 def image_size(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     """Returns the height and width in the header of an image file.
 
@@ -108,7 +138,7 @@ def _by_format(encoded: tf.Tensor, function: Callable) -> tf.Tensor:
         matches = tf.stack(
             [
                 tf.equal(tf.strings.substr(encoded, 0, len(magic)), magic)
-                for magic in (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+                for magic in (PNG_MAGIC, b"GIF8", b"BM")
             ]
         )
         check = tf.debugging.Assert(

@@ -8,11 +8,13 @@ several resolutions has something to choose between.
 import numpy as np
 import tensorflow as tf
 
+from keras_resadapt.data.segmentation_source import SegmentationSource
 from keras_resadapt.data.source import ImageSource
 
 SHAPES = ("disc", "triangle")
 TEXTURES = ("upright_striped", "level_striped", "checked", "plain")
 CLASS_NAMES = tuple(f"{texture}_{shape}" for shape in SHAPES for texture in TEXTURES)
+SEGMENTATION_CLASS_NAMES = ("background", *SHAPES)
 SPLIT_SIZES = {"train": 4000, "validation": 800}
 
 # Half the object's extent as a fraction of the image's side, for difficulty 0 and 1.
@@ -81,6 +83,36 @@ def demo_source(
         encoded=False,
         image_shape=(size, size),
         shuffle_buffer=len(labels),
+    )
+
+
+def demo_segmentation_source(
+    split: str, num_examples: int | None = None, size: int = 64, seed: int = 0
+) -> SegmentationSource:
+    """Returns the images of `demo_set` with a mask of the object in each.
+
+    The classes are the background and the shapes, `demo.SEGMENTATION_CLASS_NAMES`.
+
+    Args:
+        split, num_examples, size, seed: As for `demo_set`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+    images, _, _, masks = _draw(split, num_examples, size, seed)
+    images, masks = tf.constant(images), tf.constant(masks)
+    numbers = np.arange(len(images))
+    names = [f"demo/{split}/{number:05d}" for number in numbers]
+    return SegmentationSource(
+        name=f"demo/{split}",
+        records=tf.data.Dataset.from_tensor_slices((numbers, numbers, names)),
+        read=lambda number: tf.gather(images, number),
+        read_mask=lambda number: tf.gather(masks, number),
+        class_names=SEGMENTATION_CLASS_NAMES,
+        num_examples=len(images),
+        encoded=False,
+        image_shape=(size, size),
+        shuffle_buffer=len(images),
     )
 
 

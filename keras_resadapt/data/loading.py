@@ -3,14 +3,30 @@
 import dataclasses
 import os
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resadapt.data.demo import demo_source
+from keras_resadapt.data.demo import demo_segmentation_source, demo_source
 from keras_resadapt.data.image_folder import image_folder_source
+from keras_resadapt.data.segmentation_folder import (
+    is_segmentation_folder,
+    segmentation_folder_source,
+)
+from keras_resadapt.data.segmentation_source import SegmentationSource
+from keras_resadapt.data.segmentation_tfds import (
+    has_masks,
+    tfds_segmentation_source,
+)
 from keras_resadapt.data.source import ImageSource
-from keras_resadapt.data.tfds_source import tfds_source
+from keras_resadapt.data.tfds_source import (
+    is_classification,
+    open_builder,
+    tfds_source,
+)
+
+TASKS = ("classification", "segmentation")
 
 
 def load_source(
@@ -20,14 +36,21 @@ def load_source(
     download: bool = False,
     seed: int = 0,
     cache: bool = False,
+    *,
+    task: str | None = None,
+    class_names: Sequence[str] = (),
+    ignore_class: int | None = 255,
 ) -> ImageSource:
-    """Opens one split of a set of labeled images.
+    """Opens one split of a set of labeled images or of images with masks.
 
     Args:
-        dataset: `"demo"` (drawn in memory, see `demo_set`), a folder with
-            `train/CLASS/*.jpg` and `val/CLASS/*.jpg` (jpg, jpeg or png), or the name of
-            a TensorFlow Datasets classification set. `"./demo"` is a folder of that
-            name.
+        dataset: `"demo"` (drawn in memory, see `demo_set`), a folder, or the name of a
+            TensorFlow Datasets set. `"./demo"` is a folder of that name. For
+            classification, a folder has `train/CLASS/*.jpg` and `val/CLASS/*.jpg`
+            (jpg, jpeg or png). For segmentation, it has `train/images/`,
+            `train/masks/`, `val/images/` and `val/masks/` (see
+            `segmentation_folder_source`), and a TensorFlow Datasets set has the
+            features `image` and `segmentation_mask` (see `tfds_segmentation_source`).
         split: `"train"` or `"validation"`, for TensorFlow Datasets also an expression
             such as `"train[:90%]"`.
         data_dir: Folder of the prepared TensorFlow Datasets sets. None for their
@@ -38,14 +61,23 @@ def load_source(
             `"train"`.
         cache: Whether to read all encoded images into memory now. Only for sets that
             are small compared with the memory.
+        task: `"classification"` or `"segmentation"`. None for the task of the set:
+            classification if it has class labels (as the demo set has), otherwise
+            segmentation.
+        class_names: For segmentation, one name per class, instead of the names that
+            the set has or lacks. Labels are checked if there are names.
+        ignore_class: For segmentation, the label of the pixels that belong to no
+            class, or None.
 
     Returns:
-        The source, for `training_batches`, `evaluation_batches` and `check_pictures`.
-        A set with a single class gives a warning.
+        An `ImageSource` for `training_batches` and `evaluation_batches`, or a
+        `SegmentationSource` for `segmentation_training_batches` and
+        `segmentation_evaluation_batches`. A classification set with a single class
+        gives a warning.
 
     Raises:
-        ValueError: For an unknown set or split, a folder of another structure, or a
-            set that is not for classification.
+        ValueError: For an unknown set, split or task, a folder of another structure,
+            or a set that is not for the task.
         ImportError: If tensorflow_datasets is needed and not installed.
     """
     if not isinstance(split, str) or not split:
@@ -53,48 +85,92 @@ def load_source(
             "`split` must be 'train', 'validation' or a TensorFlow Datasets split. "
             f"Received: split={split!r}"
         )
+    if task not in (None, *TASKS):
+        raise ValueError(f"`task` must be one of {TASKS}. Received: task={task!r}")
     path = os.fspath(dataset)
-    if path == "demo":
-        return demo_source(split, seed=seed)  # is in memory already
-    if os.path.isdir(path):
-        source = image_folder_source(path, split, seed)
-    elif path.startswith((".", os.sep, "~")) or not path:
-        raise ValueError(
-            "`dataset` must be 'demo', a folder with train/CLASS/ and val/CLASS/, or a "
-            f"TensorFlow Datasets name. Received: dataset={path!r}, which is not a "
-            "folder"
-        )
+    if path != "demo" and not os.path.isdir(path):
+        if path.startswith((".", os.sep, "~")) or not path:
+            raise ValueError(
+                "`dataset` must be 'demo', a folder with train/ and val/, or a "
+                f"TensorFlow Datasets name. Received: dataset={path!r}, which is not a "
+                "folder"
+            )
+    task = task or _find_task(path, data_dir, download)
+    if task == "segmentation":
+        masks = {"class_names": tuple(class_names), "ignore_class": ignore_class}
+        source = _segmentation_source(path, split, data_dir, download, seed, masks)
     else:
-        source = tfds_source(path, split, data_dir, download, seed)
-    if source.num_classes == 1:
-        warnings.warn(
-            f"{source.name} has a single class, {source.class_names[0]!r}. Every "
-            "network has an accuracy of 1 on it.",
-            stacklevel=2,
-        )
-    return _in_memory(source) if cache else source
+        source = _classification_source(path, split, data_dir, download, seed)
+        if source.num_classes == 1:
+            warnings.warn(
+                f"{source.name} has a single class, {source.class_names[0]!r}. Every "
+                "network has an accuracy of 1 on it.",
+                stacklevel=2,
+            )
+    return _in_memory(source) if cache and source.encoded else source
+
+
+def _find_task(path, data_dir, download) -> str:
+    """Returns the task of a set that has masks and no class labels, or of others."""
+    if path == "demo":
+        return "classification"
+    if os.path.isdir(path):
+        masks = is_segmentation_folder(path)
+    else:
+        info = open_builder(path, data_dir, download).info
+        masks = has_masks(info) and not is_classification(info)
+    return "segmentation" if masks else "classification"
+
+
+def _classification_source(path, split, data_dir, download, seed) -> ImageSource:
+    if path == "demo":
+        return demo_source(split, seed=seed)
+    if os.path.isdir(path):
+        return image_folder_source(path, split, seed)
+    return tfds_source(path, split, data_dir, download, seed)
+
+
+def _segmentation_source(path, split, data_dir, download, seed, masks):
+    if path == "demo":
+        return demo_segmentation_source(split, seed=seed)
+    if os.path.isdir(path):
+        return segmentation_folder_source(path, split, seed, **masks)
+    return tfds_segmentation_source(path, split, data_dir, download, seed, **masks)
 
 
 def _in_memory(source: ImageSource) -> ImageSource:
-    """Returns the same source with its encoded images in one tensor.
+    """Returns the same source with its encoded images and masks in memory.
 
     Unreadable files become empty strings.
     """
     count = source.num_examples
-    labels, names, images = np.zeros(count, np.int64), [b""] * count, [b""] * count
+    targets, names = [0] * count, [b""] * count
     records = source.records.ignore_errors().enumerate()
-    for place, (_, label, name) in records.as_numpy_iterator():
-        labels[place], names[place] = label, name
-    readable = source.records.enumerate().map(
-        lambda place, record: (place, source.read(record[0])),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    for place, image in readable.ignore_errors().as_numpy_iterator():
-        images[place] = image
-    images = tf.constant(images)
+    for place, (_, target, name) in records.as_numpy_iterator():
+        targets[place], names[place] = target, name
+    images = _read_all(source, lambda record: source.read(record[0]))
+    changes = {"read": lambda place: tf.gather(images, place)}
+    if isinstance(source, SegmentationSource):
+        masks = _read_all(source, lambda record: source.read_mask(record[1]))
+        targets = np.arange(count)
+        changes["read_mask"] = lambda place: tf.gather(masks, place)
+    else:
+        targets = np.array(targets, np.int64)
     return dataclasses.replace(
         source,
-        records=tf.data.Dataset.from_tensor_slices((np.arange(count), labels, names)),
-        read=lambda place: tf.gather(images, place),
+        records=tf.data.Dataset.from_tensor_slices((np.arange(count), targets, names)),
         shuffle_buffer=count,
+        **changes,
     )
+
+
+def _read_all(source: ImageSource, read: Callable) -> tf.Tensor:
+    """Returns the bytes of one file per record."""
+    files = [b""] * source.num_examples
+    contents = source.records.enumerate().map(
+        lambda place, record: (place, read(record)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    for place, content in contents.ignore_errors().as_numpy_iterator():
+        files[place] = content
+    return tf.constant(files)

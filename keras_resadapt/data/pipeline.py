@@ -16,6 +16,7 @@ from keras_resadapt.data.checks import (
 from keras_resadapt.data.decoding import decode
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.preprocessing import preprocess
+from keras_resadapt.data.segmentation_source import SegmentationSource
 from keras_resadapt.data.source import ImageSource
 
 CROPS = ("random_resized", "pad")
@@ -97,8 +98,10 @@ def training_batches(
         `max_broken_fraction` of the images are broken.
 
     Raises:
+        TypeError: If the source has masks instead of class labels.
         ValueError: If an argument is outside its range.
     """
+    _check_source(source)
     sizes, single = check_resolutions(resolutions)
     if crop not in CROPS:
         raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
@@ -188,8 +191,10 @@ def evaluation_batches(
         images are broken.
 
     Raises:
+        TypeError: If the source has masks instead of class labels.
         ValueError: If an argument is outside its range.
     """
+    _check_source(source)
     sizes, single = check_resolutions(resolutions)
     check_positive("batch_size", batch_size)
     check_crop_fraction(crop_fraction)
@@ -229,6 +234,15 @@ def evaluation_batches(
         count = -(-(source.num_examples - source.known_broken) // batch_size)
         batches = batches.apply(tf.data.experimental.assert_cardinality(count))
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_source(source):
+    if isinstance(source, SegmentationSource):
+        raise TypeError(
+            "`source` must have class labels. For images with masks, use "
+            "`segmentation_training_batches` and `segmentation_evaluation_batches`. "
+            f"Received: {source.name!r}, a SegmentationSource"
+        )
 
 
 def _resized_views(image, uniforms, source, sizes, area_range, aspect_range, flip):

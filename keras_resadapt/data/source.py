@@ -135,13 +135,21 @@ class ImageSource:
                 self._broken = []
         return list(self._broken)
 
+    def check_record(self, record: tuple) -> tf.Tensor:
+        """Returns a tensor that fails to compute if the image is broken.
+
+        Args:
+            record: An element of `records`.
+        """
+        return check_decodes(self.read(record[0]))
+
     def _decodable(self) -> np.ndarray:
         """Returns one bool per record: whether it can be decoded."""
 
         # The shape is returned although it is not used: TensorFlow would otherwise
         # remove the decoding.
         checked = self.records.enumerate().map(
-            lambda place, record: (place, check_decodes(self.read(record[0]))),
+            lambda place, record: (place, self.check_record(record)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=False,
         )

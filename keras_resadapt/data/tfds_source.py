@@ -198,6 +198,15 @@ def _close_matches(dataset: str, data_dir: str | None) -> str:
     return f". Similar names: {', '.join(matches)}" if matches else ""
 
 
+def is_classification(info) -> bool:
+    """Returns whether a TFDS set has one image and one class label."""
+    try:
+        _classification_keys("", info)
+    except ValueError:
+        return False
+    return True
+
+
 def _classification_keys(dataset: str, info) -> tuple[str, str]:
     """Returns the keys of the image and of the label."""
     import tensorflow_datasets as tfds

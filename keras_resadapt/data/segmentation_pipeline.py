@@ -1,0 +1,244 @@
+"""Batches for the training and evaluation of segmentation at several resolutions."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from keras_resadapt.data import segmentation_augmentation as augmentation
+from keras_resadapt.data.augmentation import resize
+from keras_resadapt.data.broken_images import without_broken
+from keras_resadapt.data.checks import (
+    check_broken_fraction,
+    check_positive,
+    check_range,
+)
+from keras_resadapt.data.epochs import Epochs
+from keras_resadapt.data.segmentation_source import SegmentationSource
+
+Size = int | tuple[int, int]
+
+
+def segmentation_training_batches(
+    source: SegmentationSource,
+    batch_size: int,
+    resolution: Size,
+    *,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    flip: bool = True,
+    color_jitter: float = 0.0,
+    shuffle_buffer: int | None = None,
+    seed: int | None = None,
+    deterministic: bool | None = None,
+    drop_remainder: bool = True,
+    initial_epoch: int = 0,
+    epochs: int | None = None,
+    max_broken_fraction: float = 0.01,
+) -> tf.data.Dataset:
+    """Returns shuffled batches of random crops and their masks, epoch after epoch.
+
+    An image and its mask are scaled by the same random number, cropped at the same
+    random place and flipped together. Colors are changed in the image alone. Labels
+    are never interpolated. Epochs, seeds, resuming and broken images are as for
+    `training_batches`.
+
+    Sources: RS-Net, appendix C, and RefineNet, whose training scales are from 0.5 to 2.
+
+    Args:
+        source: The result of `load_source` for a segmentation set.
+        batch_size: Images per batch, a positive integer.
+        resolution: Size of the crops in pixels, an integer for squares or
+            (height, width). It is the largest resolution of the network, which makes
+            the smaller inputs from the same crop.
+        scale_range: Lowest and highest scale of the image, positive. Where a scaled
+            image is smaller than the crop, the rest of the crop has the mean color of
+            ImageNet, and the label `source.ignore_class`.
+        flip: Whether to mirror half of the images left to right.
+        color_jitter: Strength, in [0, 1), of random changes of brightness, contrast
+            and saturation.
+        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch, epochs,
+            max_broken_fraction: As for `training_batches`.
+
+    Returns:
+        `tf.data.Dataset` of (images, masks): float32 (batch, height, width, 3) in
+        [0, 255], and int32 (batch, height, width). Iterating raises
+        `tf.errors.InvalidArgumentError` if a mask has another size than its image or a
+        label out of range, or if too many images are broken.
+
+    Raises:
+        TypeError: If the source has no masks.
+        ValueError: If an argument is outside its range, or `source.ignore_class` is
+            None while scaled images can be smaller than the crop.
+    """
+    _check_source(source)
+    size = _check_size("resolution", resolution)
+    check_range("scale_range", scale_range)
+    if not 0 <= color_jitter < 1:
+        raise ValueError(
+            "`color_jitter` must be at least 0 and less than 1. "
+            f"Received: color_jitter={color_jitter!r}"
+        )
+    if source.ignore_class is None:
+        raise ValueError(
+            "`source` must have an `ignore_class` for the pixels outside the image. "
+            f"Received: {source.name}, whose ignore_class is None"
+        )
+    all_epochs = Epochs(
+        source,
+        batch_size,
+        shuffle_buffer,
+        seed,
+        deterministic,
+        drop_remainder,
+        initial_epoch,
+        epochs,
+        max_broken_fraction,
+    )
+
+    def make_elements(records, pass_seed):
+        def augment(place, element):
+            image, mask = source.check_mask(*element)
+            uniforms = tf.random.stateless_uniform(
+                (augmentation.UNIFORMS,), seed=tf.stack([pass_seed, place])
+            )
+            if color_jitter:
+                image = augmentation.random_colors(image, uniforms, color_jitter)
+            image, mask = augmentation.random_scale_and_crop(
+                image, mask, uniforms, size, scale_range, source.ignore_class
+            )
+            if flip:
+                image, mask = augmentation.random_flip_pair(image, mask, uniforms)
+            return image, mask
+
+        return _decoded(
+            records, source, all_epochs.deterministic, max_broken_fraction
+        ).map(
+            augment,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=all_epochs.deterministic,
+        )
+
+    return all_epochs.batches(
+        make_elements, lambda images, masks: (images, tf.cast(masks, tf.int32))
+    )
+
+
+def segmentation_evaluation_batches(
+    source: SegmentationSource,
+    batch_size: int,
+    resolutions: Size | Sequence[Size] | None = None,
+    *,
+    stride: int = 32,
+    max_broken_fraction: float = 0.01,
+) -> tf.data.Dataset:
+    """Returns every whole image once, in order, with its mask at the original size.
+
+    Networks resize their outputs to the size of the masks before the evaluation. The
+    images of a batch must have one size. For a set with images of different sizes, use
+    a `batch_size` of 1.
+
+    Source: RS-Net, appendix C: outputs are evaluated at the original resolution.
+
+    Args:
+        source: The result of `load_source` for a segmentation set.
+        batch_size: Images per batch, a positive integer. The last batch can be smaller.
+        resolutions: One or more input sizes in pixels. An integer is the length of the
+            short side of the resized image. The long side keeps the aspect ratio and is
+            rounded to a multiple of `stride`: an image of 240 x 320 pixels becomes
+            352 x 480 for 352. A pair (height, width) is the size itself. In a sequence
+            of two integers, these are two resolutions. None for images at their own
+            size.
+        stride: Stride of the network, a positive integer.
+        max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
+
+    Returns:
+        `tf.data.Dataset` of (images, masks). Images are a tuple of float32
+        (batch, height, width, 3) in [0, 255], one per resolution, or a single tensor
+        for one integer or None. Masks are int32 (batch, height, width). Iterating
+        raises `tf.errors.InvalidArgumentError` as for `segmentation_training_batches`.
+
+    Raises:
+        TypeError: If the source has no masks.
+        ValueError: If an argument is outside its range.
+    """
+    _check_source(source)
+    check_positive("batch_size", batch_size)
+    check_positive("stride", stride)
+    check_broken_fraction(max_broken_fraction)
+    single = resolutions is None or hasattr(resolutions, "__index__")
+    sizes = [resolutions] if single else list(resolutions)
+    if not sizes:
+        raise ValueError(
+            "`resolutions` must have at least one resolution. "
+            f"Received: resolutions={resolutions!r}"
+        )
+    for size in sizes:
+        if size is not None:
+            _check_size("resolutions", size)
+
+    def view(image, size):
+        if size is None:
+            return tf.cast(image, tf.float32)
+        if hasattr(size, "__index__"):
+            size = _sides(tf.shape(image)[:2], int(size), stride)
+        return resize(image, size[0], size[1])
+
+    def make_views(place, element):
+        image, mask = source.check_mask(*element)
+        views = tuple(view(image, size) for size in sizes)
+        return (views[0] if single else views), tf.cast(mask, tf.int32)
+
+    batches = (
+        _decoded(source.records, source, True, max_broken_fraction)
+        .map(make_views, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size)
+    )
+    if source.known_broken is not None:
+        count = -(-(source.num_examples - source.known_broken) // batch_size)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _decoded(records, source, deterministic, max_broken_fraction):
+    """Returns (place, (image, mask, name)) of the records that are not broken.
+
+    Errors of the checks that follow are not ignored.
+    """
+
+    def decode(place, record):
+        image, mask = source.read_decoded(record)
+        if source.image_shape is not None:
+            image = tf.ensure_shape(image, (*source.image_shape, 3))
+        return image, mask, record[2]
+
+    return without_broken(records, decode, source, deterministic, max_broken_fraction)
+
+
+def _sides(shape, resolution, stride):
+    """Returns the sides of an image whose short side becomes `resolution`."""
+    short, long = tf.reduce_min(shape), tf.reduce_max(shape)
+    multiple = tf.round(resolution * long / short / stride)
+    new_long = tf.maximum(tf.cast(multiple, tf.int32) * stride, resolution)
+    # A square is square at every resolution.
+    new_long = tf.where(tf.equal(short, long), resolution, new_long)
+    return tf.where(tf.equal(shape, short), resolution, new_long)
+
+
+def _check_source(source):
+    if not isinstance(source, SegmentationSource):
+        raise TypeError(
+            "`source` must be a SegmentationSource, whose images have masks "
+            '(`load_source(..., task="segmentation")`). Received: '
+            f"{getattr(source, 'name', source)!r}, a {type(source).__name__}"
+        )
+
+
+def _check_size(argument: str, size: Size) -> tuple[int, int]:
+    pair = (size, size) if hasattr(size, "__index__") else size
+    if not hasattr(pair, "__len__") or isinstance(pair, str) or len(pair) != 2:
+        raise ValueError(
+            f"`{argument}` must be integers or pairs (height, width), in pixels. "
+            f"Received: {argument}={size!r}"
+        )
+    for side in pair:
+        check_positive(argument, side, "pixels")
+    return int(pair[0]), int(pair[1])
