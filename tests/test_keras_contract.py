@@ -45,6 +45,11 @@ CASES = {
         FEATURES,
         {"call_kwargs": {"resolution": 32, "width": 1.0}, **NEEDS_A_POINT},
     ),
+    "PrivateSlimmableBatchNormalization": (
+        {"resolutions": (32, 16), "full_width": 1.0},
+        FEATURES,
+        {"call_kwargs": {"resolution": 32, "width": 1.0}, **NEEDS_A_POINT},
+    ),
     "SwitchableBatchNormalization": (
         {"resolutions": (32, 16)},
         FEATURES,

@@ -157,7 +157,7 @@ class TestBackbones:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            ({"depths": (0,)}, "positive entry a dense block.*0"),
+            ({"depths": (0,)}, "positive entry per dense block.*0"),
             ({"growth_rate": 0}, "`growth_rate` must be a positive.*0"),
             ({"bottleneck_factor": 1.5}, "`bottleneck_factor`.*1.5"),
             ({"compression": 0}, r"`compression` must be in \(0, 1\].*0"),

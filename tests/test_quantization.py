@@ -717,7 +717,7 @@ class StockBackbone(backbones.Backbone):
     def __init__(self, layers=layers.LayerSet(), **kwargs):
         super().__init__(**kwargs)
         self.stages = [[StockBlock(name="block")]]
-        self.stride = 1
+        self.stage_strides = [1]
 
     def get_config(self):
         return {"name": self.name}
