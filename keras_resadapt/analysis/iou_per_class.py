@@ -41,9 +41,8 @@ def plot_iou_per_class(
             f"shapes { ({name: row.shape for name, row in values.items()}) }"
         )
     table = np.stack(list(values.values()))
-    if np.isnan(table).all() or not np.all(
-        (0 <= table) & (table <= 1) | np.isnan(table)
-    ):
+    absent = np.isnan(table)
+    if absent.all() or not np.all(absent | (0 <= table) & (table <= 1)):
         raise ValueError(
             "`ious` must be in [0, 1], or NaN for classes that do not occur. "
             f"Received: ious={ious!r}"
@@ -55,7 +54,7 @@ def plot_iou_per_class(
         )
     # Classes that do not occur at the first point are at the bottom.
     order = np.argsort(np.nan_to_num(table[0], nan=-1), kind="stable")
-    order = order[~np.isnan(table[:, order]).all(axis=0)]
+    order = order[~absent[:, order].all(axis=0)]
     table = 100 * table[:, order]
     places = np.arange(len(order))
     names = class_names or range(len(order))

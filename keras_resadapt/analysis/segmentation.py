@@ -96,6 +96,9 @@ def plot_segmentation(
         Patch(facecolor=colors[label] / 255, edgecolor="0.5", label=plain(names[label]))
         for label in present
     ]
+    if any(np.any(np.asarray(mask) == ignore_class) for mask in masks):
+        void = np.array(VOID_COLOR) / 255
+        handles.append(Patch(facecolor=void, edgecolor="0.5", label="no class"))
     rows_per_column = max(1, int(figure.get_figheight() / 0.2))
     figure.legend(
         handles=handles,
