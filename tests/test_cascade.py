@@ -189,6 +189,7 @@ def test_the_loss_is_the_sum_over_exits(tiny_cascade, batch):
         np.testing.assert_allclose(terms[name], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distillation_from_the_last_exit(batch):
     keras.utils.set_random_seed(1)
     model = make_tiny_cascade(distillation_weight=0.25, temperature=3.0)
