@@ -35,7 +35,9 @@ flags.DEFINE_enum(
     "jit_compile", "auto", ["auto", "on", "off"], "Compilation of the step by XLA."
 )
 flags.DEFINE_bool(
-    "deterministic", False, "Use deterministic operations, which are slower."
+    "deterministic",
+    False,
+    "End with the same weights in every run: deterministic operations, one at a time.",
 )
 
 # === Data ===
@@ -149,10 +151,10 @@ def run(script: Script) -> None:
     recipe = change(script.recipe)
     with output_dir(FLAGS.output_dir, FLAGS.resume):
         check_flags(recipe, script.report_flags)
+        if FLAGS.deterministic:
+            training.enable_determinism()
         keras.utils.set_random_seed(FLAGS.seed)
         keras.config.set_dtype_policy(FLAGS.policy)
-        if FLAGS.deterministic:
-            tf.config.experimental.enable_op_determinism()
         sources = load_sources(script.held_out)
         with training.strategy_scope(FLAGS.strategy):
             model, epochs = start_or_resume(script, recipe, sources.train)

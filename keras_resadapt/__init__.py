@@ -46,6 +46,11 @@ from keras_resadapt.models.ranet import (
     RANetImageNet,
     RANetImageNetWide,
 )
+from keras_resadapt.models.refinenet import (
+    RSRefineNet18,
+    RSRefineNet50,
+    RSRefineNet101,
+)
 from keras_resadapt.models.rsnet import (
     RSMobileNetV2,
     RSNet,

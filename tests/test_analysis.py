@@ -521,3 +521,71 @@ def test_bn_statistics_of_some_layers(tiny, tiny_cascade):
         analysis.bn_statistics(tiny, layers="bn7")
     with pytest.raises(TypeError, match="RANet without"):
         analysis.bn_statistics(tiny_cascade)
+
+
+# === Segmentation ===
+
+
+def test_class_colors():
+    colors = analysis.class_colors(255)
+    # Of the PASCAL VOC masks: background, aeroplane, bicycle, bird, boat, monitor
+    expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    np.testing.assert_array_equal(colors[:5], expected)
+    np.testing.assert_array_equal(colors[20], (0, 64, 128))
+    assert len(np.unique(colors, axis=0)) == 255
+    with pytest.raises(ValueError, match="`num_classes` .*=256"):
+        analysis.class_colors(256)
+
+
+def test_segmentation(plot_file):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (2, 24, 32, 3)).astype("f")
+    masks = rng.integers(0, 3, (2, 24, 32)).astype("uint8")
+    masks[:, :8] = 255
+    predictions = {"r32": masks % 3, "$r_16$": [m % 2 for m in masks]}
+    names = ["a", "$b", "_c"]
+    analysis.plot_segmentation(images, masks, predictions, plot_file, names)
+    pixels = matplotlib.image.imread(plot_file)[..., :3]
+    shown = {tuple(pixel) for pixel in np.round(255 * pixels.reshape(-1, 3)).tolist()}
+    assert {tuple(c) for c in analysis.class_colors(3).astype(float).tolist()} <= shown
+    # Images of different sizes, and classes without names
+    masks %= 3
+    small = [images[0], images[1, :16]], [masks[0], masks[1, :16]]
+    analysis.plot_segmentation(*small, {}, plot_file, ignore_class=None)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(images=np.zeros((0, 4, 4, 3)), masks=[]), "same length, at least 1"),
+        (dict(predictions={"r": np.zeros((1, 4, 4), int)}), "same length.*'r': 1"),
+        (dict(masks=np.zeros((2, 4, 4))), "must be integers.*float64 .*'ground truth'"),
+        (dict(masks=np.full((2, 4, 4), 3)), "from 0 to 1, or ignore_class=255.*to 3"),
+        (dict(masks=np.full((2, 4, 4), -1)), "labels from -1"),
+    ],
+)
+def test_segmentation_refuses(changes, message, tmp_path):
+    arguments = dict(
+        images=np.zeros((2, 4, 4, 3)),
+        masks=np.zeros((2, 4, 4), int),
+        predictions={},
+        path=tmp_path / "a.png",
+        class_names=["a", "b"],
+    )
+    with pytest.raises(ValueError, match=message):
+        analysis.plot_segmentation(**{**arguments, **changes})
+
+
+def test_iou_per_class(plot_file, tmp_path):
+    ious = {"r32": [0.5, 0.9, np.nan, 0.2], "r16": np.array([0.4, 0.7, np.nan, np.nan])}
+    analysis.plot_iou_per_class(ious, plot_file, ["wall", "$floor$", "sky", "_x"])
+    for bad, names, message in [
+        ({}, None, "one IoU per class"),
+        ({"a": []}, None, "one IoU per class"),
+        ({"a": [0.5], "b": [0.5, 0.5]}, None, "one IoU per class"),
+        ({"a": [57.0]}, None, r"in \[0, 1\]"),
+        ({"a": [np.nan]}, None, r"in \[0, 1\]"),
+        ({"a": [0.5]}, ["a", "b"], "2 names for 1 classes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            analysis.plot_iou_per_class(bad, tmp_path / "a.png", names)

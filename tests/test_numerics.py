@@ -135,7 +135,7 @@ def test_training_with_few_channels_survives():
 
 @pytest.mark.slow
 def test_steps_of_large_batches_are_deterministic():
-    """With one thread between operations, as a deterministic run needs it.
+    """`enable_determinism` leaves one thread between operations.
 
     `AddN`, which sums the gradients of a tensor, accumulates three and more
     tensors in the first input whose buffer is free. So the order of the sum
@@ -144,8 +144,7 @@ def test_steps_of_large_batches_are_deterministic():
     """
     output = run_python("""
         import keras_resadapt, keras, numpy as np, tensorflow as tf
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        tf.config.experimental.enable_op_determinism()
+        keras_resadapt.training.enable_determinism()
         keras.utils.set_random_seed(0)
         model = keras_resadapt.RANet(
             5, num_blocks=3, block_step=2, step=2, scale_list=(1, 2, 3),

@@ -20,5 +20,7 @@ from keras_resadapt.analysis.feature_spectrum import (
     last_features,
     plot_feature_spectrum,
 )
+from keras_resadapt.analysis.iou_per_class import plot_iou_per_class
 from keras_resadapt.analysis.query_table import plot_query_table
 from keras_resadapt.analysis.resolution_table import plot_resolution_table
+from keras_resadapt.analysis.segmentation import class_colors, plot_segmentation

@@ -22,6 +22,7 @@ def plot_accuracy_cost(
     sweeps: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     log: bool = False,
     cost: str = "madds",
+    metric: str = "top-1 accuracy",
 ) -> None:
     """Plots accuracy against cost, with one curve per network.
 
@@ -41,6 +42,7 @@ def plot_accuracy_cost(
             same name, if there is one.
         log: Whether the axis of the cost is logarithmic.
         cost: `"madds"`, or `"ms"` if the costs are milliseconds per image.
+        metric: Name of what is plotted as the accuracy, for example `"mean IoU"`.
 
     Raises:
         ValueError: If there is nothing to plot, a curve has no points, a cost is not
@@ -86,7 +88,7 @@ def plot_accuracy_cost(
     if log:
         _label_log_axis(axes)
     axes.set_xlabel(unit)
-    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_ylabel(plain(f"{metric} (%)"))
     axes.set_title(plain(title))
     axes.grid(alpha=0.3, which="both" if log else "major")
     axes.legend(loc="lower right")

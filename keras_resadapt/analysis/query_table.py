@@ -17,6 +17,7 @@ def plot_query_table(
     cost: str = "madds",
     batch: int | None = None,
     title: str = "",
+    metric: str = "top-1 accuracy",
 ) -> dict[str, "list[QueryRow]"]:
     """Plots accuracy against cost, colored by resolution.
 
@@ -30,6 +31,7 @@ def plot_query_table(
         cost: `"madds"` or `"ms"`.
         batch: As for `QueryTable.best`.
         title: Title of the plot.
+        metric: Name of what the table has as the accuracy, for example `"mean IoU"`.
 
     Returns:
         The front of each table by name.
@@ -89,7 +91,7 @@ def plot_query_table(
     for resolution, color in colors.items():
         axes.plot([], [], "s", color=color, label=f"{resolution} pixels")
     axes.set_xlabel(unit)
-    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_ylabel(plain(f"{metric} (%)"))
     axes.set_title(plain(title))
     axes.grid(alpha=0.3)
     axes.legend()

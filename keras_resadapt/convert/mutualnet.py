@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_resadapt.backbones import MobileNetV1, MobileNetV2, ResNet
 from keras_resadapt.convert.layers import Target, kernel_targets, norm_targets
+from keras_resadapt.convert.refinenet import head_targets
 from keras_resadapt.models.mutualnet import MutualNet
 
 
@@ -42,7 +43,7 @@ def mutualnet_targets(
     for conv_name, conv, bn_name, bn in pairs[type(model.backbone)](model):
         targets |= kernel_targets(conv_name, conv)
         targets |= _norm_targets(bn_name, bn, state_dict)
-    return targets | kernel_targets("classifier.0", model.classifier)
+    return targets | head_targets(model.head, state_dict, "classifier.0")
 
 
 def _norm_targets(name, norm, state_dict) -> dict[str, Target]:

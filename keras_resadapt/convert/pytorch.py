@@ -35,8 +35,10 @@ def load_pytorch_state_dict(
     checkpoints of torchvision, whose BatchNormalization is copied to every
     resolution as a warm start. A `RANet`, an `MSDNet` and a `MutualNet` take the
     checkpoints of their authors. The running statistics of a `MutualNet` are
-    those of the full network alone. In a quantized network, the levels of the
-    weights are fitted to the checkpoint.
+    those of the full network alone. A network of `tasks.Segmentation` on a ResNet
+    takes DrSleep's checkpoints of RefineNet and Light-Weight RefineNet, or, as a
+    warm start of its backbone, a checkpoint of a classifier. In a quantized
+    network, the levels of the weights are fitted to the checkpoint.
 
     The `module.` prefix of a parallel training is removed, and a checkpoint in a
     dict under `"state_dict"`, as training scripts save it, is found.

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_resadapt.backbones import MobileNetV2, ResNet
 from keras_resadapt.convert.layers import Target, kernel_targets, norm_targets
+from keras_resadapt.convert.refinenet import head_targets
 from keras_resadapt.models.rsnet import RSNet
 
 
@@ -46,9 +47,16 @@ def rsnet_targets(
             targets.update(_norm_targets(name, layer, private))
             continue
         targets |= kernel_targets(f"{name}.module" if private else name, layer)
-    if "alpha" in state_dict and len(model.resolutions) > 1:
+    targets |= head_targets(model.head, state_dict, _classifier_name(model, private))
+    if "alpha" in state_dict and len(model.resolutions) > 1 and "alpha" not in targets:
         targets["alpha"] = ([model.alpha], np.asarray)
     return targets
+
+
+def _classifier_name(model, private) -> str:
+    if isinstance(model.backbone, ResNet):
+        return "fc.module" if private else "fc"
+    return "classifier.module" if private else "classifier.1"
 
 
 def _norm_targets(name, layer, private) -> dict[str, Target]:
@@ -73,7 +81,6 @@ def _resnet_names(model) -> Iterator[tuple[str, keras.layers.Layer]]:
             if block.shortcut is not None:
                 yield f"{prefix}.downsample.0", block.shortcut
                 yield f"{prefix}.downsample.1", block.shortcut_bn
-    yield "fc", model.classifier
 
 
 def _mobilenet_v2_names(model, private) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -100,4 +107,3 @@ def _mobilenet_v2_names(model, private) -> Iterator[tuple[str, keras.layers.Laye
     prefix = "conv" if private else f"features.{len(blocks) + 1}"
     yield f"{prefix}.0", head.conv
     yield f"{prefix}.1", head.bn
-    yield ("classifier" if private else "classifier.1"), model.classifier

@@ -31,7 +31,7 @@ def point_signature(
     size = model.resolution_of(point)
 
     def logits_of(images):
-        return model.logits(images, point)
+        return model.task.align(model.logits(images, point), (size, size))
 
     if freeze:
         frozen = freeze_function(logits_of, [images_spec(size)])

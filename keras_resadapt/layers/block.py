@@ -35,6 +35,9 @@ class LayerSet:
             concatenations.
         first_conv: Constructor of the convolution that takes the images; None
             for `conv`.
+        last_conv: Constructor of a convolution that computes outputs; None for
+            `conv`.
+        last_junction: Constructor of the layer after it; None for `junction`.
         slimmable: Whether `conv` also takes `ratio`.
     """
 
@@ -45,11 +48,21 @@ class LayerSet:
     activation: Callable[..., keras.layers.Layer] = _activation
     junction: Callable[..., keras.layers.Layer] = Activation
     first_conv: Callable[..., keras.layers.Layer] | None = None
+    last_conv: Callable[..., keras.layers.Layer] | None = None
+    last_junction: Callable[..., keras.layers.Layer] | None = None
     slimmable: bool = False
 
     def first(self) -> "LayerSet":
         """Returns the constructors for the layers that take the images."""
         return dataclasses.replace(self, conv=self.first_conv or self.conv)
+
+    def last(self) -> "LayerSet":
+        """Returns the constructors for the layers that compute the outputs."""
+        return dataclasses.replace(
+            self,
+            conv=self.last_conv or self.conv,
+            junction=self.last_junction or self.junction,
+        )
 
     def before_join(self) -> "LayerSet":
         """Returns the constructors for layers that end in a concatenation.

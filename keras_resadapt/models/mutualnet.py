@@ -304,7 +304,9 @@ class MutualNet(SwitchableNetwork):
         if isinstance(images, (list, tuple)):
             images = images[0]
         size = tuple(images.shape[1:3])
-        if not self.task.any_shape and size != (self.resolutions[0],) * 2:
+        if self.task.any_shape and None not in size and size[0] != size[1]:
+            self.check_size(images, self.full_point)
+        elif size != (self.resolutions[0],) * 2:
             raise ValueError(
                 "`fit` and `evaluate` take images at the largest resolution, "
                 f"{self.resolutions[0]} pixels. Received: {size}"
@@ -322,11 +324,12 @@ class MutualNet(SwitchableNetwork):
         Args:
             teacher: The aligned outputs of the full network.
             outputs: The aligned outputs of the sub-network.
-            y, sample_weight: Targets and optional weights of shape (batch,).
+            y, sample_weight: Targets and optional weights, as `fit` takes them.
         """
         if self.distillation == "none":
             return self.task_loss(y, outputs, sample_weight)
-        return self.divergence(teacher, outputs, sample_weight)
+        weights = self.task.divergence_weights(y, sample_weight)
+        return self.divergence(teacher, outputs, weights)
 
     def compile(self, *args, jit_compile="auto", **kwargs):
         """Configures training as `Network.compile` does, without XLA.

@@ -187,9 +187,10 @@ class Network(keras.Model):
     def check_size(self, images, point: OperatingPoint) -> None:
         """Raises a `ValueError` for images that do not fit a point."""
         size = tuple(images.shape[1:3])
+        square = size[0] == size[1] or not self.task.any_shape
         if (
             point.resolution is not None
-            and not self.task.any_shape
+            and square
             and any(s not in (None, point.resolution) for s in size)
         ):
             raise ValueError(
@@ -322,7 +323,7 @@ class Network(keras.Model):
         super().compile(
             optimizer=optimizer,
             metrics=self._per_output(metrics),
-            weighted_metrics=self._per_output(weighted_metrics),
+            weighted_metrics=weighted_metrics and self._per_output(weighted_metrics),
             jit_compile=jit_compile,
             **kwargs,
         )
@@ -395,13 +396,13 @@ class Network(keras.Model):
 
     def train_step(self, *args):
         *state, data = args  # JAX passes its state first
-        return super().train_step(*state, self._prepare(data))
+        return super().train_step(*state, self._prepare(data, training=True))
 
     def test_step(self, *args):
         *state, data = args
         return super().test_step(*state, self._prepare(data))
 
-    def _prepare(self, data):
+    def _prepare(self, data, training: bool = False):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if isinstance(x, dict):
             raise ValueError(
@@ -412,12 +413,30 @@ class Network(keras.Model):
         if y is None:
             raise ValueError("Training and evaluation need labels.")
         self.task.check_targets(y)
+        if training:
+            self._check_target_size(x, y)
         if sample_weight is not None:
             sample_weight = _flat_weights(sample_weight)
         inputs = self.prepare_inputs(x)
         if self.task.target_size(y) is not None:  # `call` aligns outputs to it
             inputs = {"images": inputs, "targets": y}
         return inputs, y, sample_weight
+
+    def _check_target_size(self, x, y) -> None:
+        """Raises a `ValueError` for targets of another size than their images."""
+        if isinstance(x, (list, tuple)):
+            x = x[0]
+        size = self.task.target_size(y)
+        expected = tuple(x.shape[1:3])
+        if size is not None and any(
+            isinstance(s, int) and e is not None and s != e
+            for s, e in zip(size, expected)
+        ):
+            raise ValueError(
+                "`fit` takes targets of the size of their images, "
+                f"{expected[0]} x {expected[1]} pixels. "
+                f"Received: targets of {size[0]} x {size[1]} pixels"
+            )
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -426,19 +445,19 @@ class Network(keras.Model):
             raise ValueError(
                 f"{self.task} has no loss of its own: pass `loss` to `compile`."
             )
-        terms = self.loss_terms(y, self._named(y_pred), sample_weight)
+        terms = self.loss_terms(y, self._named(y, y_pred), sample_weight)
         total = sum(terms.values())
         for loss in self.losses:  # of `add_loss` and regularizers
             total += ops.cast(self._aggregate_additional_loss(loss), "float32")
         return total
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        y_pred = self._named(y_pred)
+        y_pred = self._named(y, y_pred)
         targets = {name: y for name in y_pred}
         return super().compute_metrics(x, targets, y_pred, sample_weight)
 
     def get_metrics_result(self):
-        results = super().get_metrics_result()
+        results = self._flat_results(super().get_metrics_result())
         if len(self.output_names) == 1:
             # Keras names the metrics of a single output without the output.
             (name,) = self.output_names
@@ -456,14 +475,29 @@ class Network(keras.Model):
         }
         return headline | results
 
-    def _named(self, y_pred):
-        """Returns outputs by name.
+    def _flat_results(self, results: dict) -> dict:
+        """Returns results with those of metrics of several values by their names."""
+        flat = {}
+        for key, value in results.items():
+            if not isinstance(value, dict):
+                flat[key] = value
+                continue
+            outputs = (f"{name}_" for name in self.output_names)
+            prefix = next((o for o in outputs if key.startswith(o)), "")
+            flat |= {f"{prefix}{name}": score for name, score in value.items()}
+        return flat
+
+    def _named(self, y, y_pred):
+        """Returns aligned outputs by name.
 
         Keras builds the metrics from a plain call of the model on a batch, which
         returns the outputs of one point alone.
         """
         if isinstance(y_pred, dict) and set(y_pred) >= set(self.output_names):
             return y_pred
+        size = self.task.target_size(y)
+        if size is not None:
+            y_pred = self.task.align(y_pred, size)
         return {name: y_pred for name in self.output_names}
 
     # === Prediction ===

@@ -14,6 +14,7 @@ from keras_resadapt.layers import (
     SwitchableBatchNormalization,
     resize_bilinear,
 )
+from keras_resadapt.layers.resize import spatial_size
 from keras_resadapt.layers.switchable_batch_normalization import neighbours
 from keras_resadapt.models.switchable import (
     SMALL_NORMAL,
@@ -155,7 +156,7 @@ class RSNet(SwitchableNetwork):
                 point.name: self.outputs_at(images, point, training)
                 for point, images in zip(self.operating_points, inputs)
             }
-        return self.with_ensemble(outputs, size or tuple(inputs[0].shape[1:3]))
+        return self.with_ensemble(outputs, size or spatial_size(inputs[0]))
 
     def with_ensemble(self, outputs: dict, size) -> dict:
         """Returns aligned outputs and their ensemble (equation 5).
@@ -196,18 +197,25 @@ class RSNet(SwitchableNetwork):
         """Returns one tensor per resolution, made from the largest (section 3.3)."""
         if isinstance(images, (list, tuple)):
             return tuple(images)
-        size = self.resolution_of_images(images)
-        if size != self.resolutions[0]:
+        size = tuple(images.shape[1:3])
+        if self.task.any_shape and None not in size and size[0] != size[1]:
+            self.check_size(images, self.operating_points[0])
+        elif self.resolution_of_images(images) != self.resolutions[0]:
             raise ValueError(
                 "`fit` and `evaluate` take images at the largest resolution, "
                 f"{self.resolutions[0]} pixels, or a tuple with one tensor per "
                 f"resolution, {self.resolutions}. "
-                f"Received: images of {size} pixels"
+                f"Received: images of {size[0]} pixels"
             )
         images = ops.cast(images, "float32")
-        return tuple(resize_bilinear(images, r) for r in self.resolutions)
+        sizes = (self.scaled_size(images, r) for r in self.resolutions)
+        return tuple(resize_bilinear(images, size) for size in sizes)
 
     def _check_views(self, inputs):
+        if self.task.any_shape and len(inputs) == len(self.resolutions):
+            for images, point in zip(inputs, self.operating_points):
+                self.check_size(images, point)
+            return
         sizes = [tuple(x.shape[1:3]) for x in inputs]
         if sizes != [(r, r) for r in self.resolutions]:
             raise ValueError(
@@ -221,7 +229,7 @@ class RSNet(SwitchableNetwork):
         Args:
             y: Targets, as the compiled loss takes them.
             outputs: The dict that the model returns for a tuple of images.
-            sample_weight: Optional weights of shape (batch,).
+            sample_weight: Optional weights, as `fit` takes them.
 
         Returns:
             A dict with the task's loss at all resolutions, under the name
@@ -240,7 +248,7 @@ class RSNet(SwitchableNetwork):
                     per_point,
                     ensemble,
                     self.distillation,
-                    sample_weight,
+                    self.task.divergence_weights(y, sample_weight),
                     self.task.divergence(self.task.divergences[0]),
                 )
         return terms

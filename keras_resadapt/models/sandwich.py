@@ -90,7 +90,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
     for point, resolution in sub_networks:
         with tf.control_dependencies(gradients):
             images = tf.identity(images)
-        view = resize_to_corners(images, (resolution, resolution))
+        view = resize_to_corners(images, model.scaled_size(images, resolution))
         loss_here, _, more = run(view, point, sub_loss)
         loss += loss_here
         gradients = [a + b for a, b in zip(gradients, more)]

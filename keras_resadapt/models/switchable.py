@@ -134,6 +134,28 @@ class SwitchableNetwork(Network):
             )
         return shape[1]
 
+    def check_size(self, images, point: OperatingPoint) -> None:
+        """Raises a `ValueError` for images that do not fit a point."""
+        super().check_size(images, point)
+        size, stride = tuple(images.shape[1:3]), self.backbone.stride
+        if any(s is not None and s < stride for s in size):
+            raise ValueError(
+                f"Images must have at least {stride} pixels per side, the stride of "
+                f"the backbone. Received: {size[0]} x {size[1]}"
+            )
+
+    def scaled_size(self, images, resolution) -> tuple:
+        """Returns height and width of images of the largest resolution at another.
+
+        Args:
+            images: Images of the largest resolution, of any shape that the task
+                permits.
+            resolution: The other resolution, an integer or a scalar tensor.
+        """
+        return tuple(
+            size * resolution // self.resolutions[0] for size in images.shape[1:3]
+        )
+
     # === Transfer ===
 
     def with_task(self, task: Task) -> "SwitchableNetwork":

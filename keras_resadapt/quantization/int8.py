@@ -182,7 +182,8 @@ class Int8(Scheme):
         weight_bits, activation_bits: From 4 to 8. LiteRT needs 8.
         per_channel: Whether weights have one scale per output channel.
         first: Whether the convolution that takes the images is quantized.
-        last: Whether the dense layers of the classifiers are quantized.
+        last: Whether the layers that compute the outputs are quantized: the dense
+            layers of classifiers, the last convolution of a decoder.
         private_ranges: Whether each operating point has its own activation
             ranges, as it has its own BatchNormalization. Otherwise all share
             one.

@@ -122,6 +122,8 @@ class Scheme:
             )
             if self.last  # type: ignore[attr-defined]
             else _in_float(layers.dense),
+            last_conv=None if self.last else _in_float(layers.conv),
+            last_junction=None if self.last else layers.junction,
             activation=activation,
             junction=junction,
         )

@@ -7,20 +7,12 @@ import keras
 
 from keras_resadapt import losses
 from keras_resadapt.heads.classifier import ClassifierHead
+from keras_resadapt.tasks.logits_loss import loss_of_logits
 from keras_resadapt.tasks.probability_metric import of_logits
 from keras_resadapt.tasks.task import Task
 
 # Classes in the answer of a signature
 _TOP = 5
-
-# Losses of Keras that exist for logits too
-_LOGITS_FORMS = {
-    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
-    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-    "categorical_focal_crossentropy": keras.losses.CategoricalFocalCrossentropy,
-    "binary_crossentropy": keras.losses.BinaryCrossentropy,
-    "binary_focal_crossentropy": keras.losses.BinaryFocalCrossentropy,
-}
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -80,23 +72,7 @@ class Classification(Task):
         )
 
     def make_loss(self, loss: Any = None) -> Callable:
-        if loss is None:
-            return losses.CrossEntropy()
-        name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
-        if name in _LOGITS_FORMS:
-            return _LOGITS_FORMS[name](from_logits=True)
-        if isinstance(loss, keras.losses.Loss):
-            config = loss.get_config()
-            if config.get("from_logits", True) is True:
-                return loss
-            if type(loss) in _LOGITS_FORMS.values():
-                return type(loss).from_config({**config, "from_logits": True})
-        raise ValueError(
-            "`loss` must be an instance of `keras.losses.Loss` that takes logits, such "
-            "as `keras.losses.CategoricalCrossentropy(from_logits=True)`, one of "
-            f"{sorted(_LOGITS_FORMS)}, or None for the cross-entropy. "
-            f"Received: loss={loss!r}"
-        )
+        return losses.CrossEntropy() if loss is None else loss_of_logits(loss)
 
     def divergence(self, name: str) -> Callable:
         return {"kl": losses.Distillation, "alpha": losses.AlphaDivergence}[name]()

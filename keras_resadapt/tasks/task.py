@@ -23,8 +23,9 @@ class Task:
         divergences: Names of the divergences with which one sub-network can teach
             another, the default first. An empty tuple means that there is neither
             distillation nor an ensemble.
-        any_shape: Whether images can have another height and width than the
-            square of the operating point's resolution.
+        any_shape: Whether images that are not square can have any height and width
+            of at least the backbone's stride. Square images have the operating
+            point's resolution.
     """
 
     num_classes: int | None = None
@@ -64,6 +65,19 @@ class Task:
     def target_size(self, targets) -> tuple[int, int] | None:
         """Returns height and width of the targets; None for targets without pixels."""
         return None
+
+    def divergence_weights(self, targets, sample_weight=None) -> Any:
+        """Returns the sample weights of a divergence, which has no targets.
+
+        Args:
+            targets: The targets of the batch.
+            sample_weight: Those that the user passed, or None.
+
+        Returns:
+            Weights of a form that `divergence` takes, with which outputs without a
+            target count for nothing; None for no weights.
+        """
+        return sample_weight
 
     def make_loss(self, loss: Any = None) -> Callable | None:
         """Returns the loss of one sub-network.
