@@ -285,7 +285,7 @@ def test_two_replicas_train_as_one(batch):
     [
         ({"scale_list": (2, 3)}, "`scale_list` must start at 1"),
         ({"scale_list": (1, 3)}, "`scale_list` must start at 1"),
-        ({"scale_list": (1, 2)}, "one entry a sub-network"),
+        ({"scale_list": (1, 2)}, "one entry per sub-network"),
         ({"growth_factors": (4, 2)}, "same number"),
         ({"step_mode": "lin_grow"}, "`step_mode` must be 'even' or 'lg'"),
         ({"compress_factor": 1.0}, "`compress_factor` must be in"),
