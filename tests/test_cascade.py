@@ -189,6 +189,7 @@ def test_the_loss_is_the_sum_over_exits(tiny_cascade, batch):
         np.testing.assert_allclose(terms[name], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distillation_from_the_last_exit(batch):
     keras.utils.set_random_seed(1)
     model = make_tiny_cascade(distillation_weight=0.25, temperature=3.0)
@@ -284,7 +285,7 @@ def test_two_replicas_train_as_one(batch):
     [
         ({"scale_list": (2, 3)}, "`scale_list` must start at 1"),
         ({"scale_list": (1, 3)}, "`scale_list` must start at 1"),
-        ({"scale_list": (1, 2)}, "one entry a sub-network"),
+        ({"scale_list": (1, 2)}, "one entry per sub-network"),
         ({"growth_factors": (4, 2)}, "same number"),
         ({"step_mode": "lin_grow"}, "`step_mode` must be 'even' or 'lg'"),
         ({"compress_factor": 1.0}, "`compress_factor` must be in"),

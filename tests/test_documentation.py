@@ -140,7 +140,7 @@ def litert_network_names():
 
 
 def cascade_names():
-    names = {"rows_that_are_not_sure": np.array([0])}
+    names = {"indices_of_images_that_go_on": np.array([0])}
     return {"model": make_tiny_cascade(), "images": images(32), **names}
 
 

@@ -321,6 +321,7 @@ def test_resume_refuses_a_folder_in_use(finished, images):
     one_line(result, str(finished), "process ")
 
 
+@pytest.mark.slow
 def test_resume_with_more_epochs(finished, images):
     """The schedule becomes that of the longer run. Fewer epochs are refused."""
     result = check_script(

@@ -126,7 +126,12 @@ def test_training_steps():
     [  # torchvision's networks at 224 pixels
         (keras_resadapt.RSNet34, 21_797_672, 3_663_761_408),
         (keras_resadapt.RSNet50, 25_557_032, 4_089_184_256),
-        (keras_resadapt.RSNet101, 44_549_160, 7_801_405_440),
+        pytest.param(
+            keras_resadapt.RSNet101,
+            44_549_160,
+            7_801_405_440,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_other_resnets(constructor, params, madds):
@@ -231,6 +236,7 @@ def load_mutualnet(name, constructor):
     return model, reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, constructor, resolution",
     [

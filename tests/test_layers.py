@@ -141,7 +141,7 @@ class TestSwitchableBatchNormalization:
         x = features()
         np.testing.assert_allclose(copy(x), bn(x, resolution=32), atol=1e-6)
 
-    @pytest.mark.parametrize("resolutions", [(), (32, 32), (0,), (-4, 8), (8.5,)])
+    @pytest.mark.parametrize("resolutions", [(), (32, 32, 24), (0,), (-4, 8), (8.5,)])
     def test_bad_resolutions(self, resolutions):
         with pytest.raises(ValueError, match="`resolutions`"):
             layers.SwitchableBatchNormalization(resolutions)

@@ -256,6 +256,7 @@ def test_scales_of_next_to_nothing(tmp_path):
     assert error < 0.03 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_cascades_share_kernels_too(tmp_path):
     network = keras_resadapt.RSNet18(
         5, (32, 16), depths=(1, 1), filters=(64, 64), stem="small"
@@ -271,6 +272,7 @@ def test_cascades_share_kernels_too(tmp_path):
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_learned_levels_in_float(tmp_path):
     model = randomize(
         keras_resadapt.RSNet18(

@@ -513,6 +513,7 @@ def test_a_mutualnet_trains_and_needs_calibration_again():
     assert np.isfinite(logits_of(model, data[0][0], narrow)).all()
 
 
+@pytest.mark.slow
 def test_a_basis_moves_once_a_step():
     """It does not move once per resolution, nor once per width."""
     scheme = LearnedQuantization(2, 32)
@@ -550,6 +551,7 @@ def test_a_basis_moves_once_a_step():
         )
 
 
+@pytest.mark.slow
 def test_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -582,6 +584,7 @@ def test_learned_quantization_chooses_the_architecture():
     assert config.pre_activation and not config.zero_init_residual
 
 
+@pytest.mark.slow
 def test_thresholds_are_carried_over():
     model = make_tiny_cascade()
     (images, labels), *_ = batches_of(model, 1, 64)
@@ -598,6 +601,7 @@ def test_thresholds_are_carried_over():
 # === Packed weights ===
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 3])
 def test_packed_weights_give_the_same_answers(bits, tmp_path):
     keras.utils.set_random_seed(0)
@@ -693,6 +697,7 @@ def test_what_cannot_be_quantized(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_files_of_another_scheme_are_refused(tmp_path):
     schemes = [None, Int8(), LearnedQuantization(2, 32)]
     for i, scheme in enumerate(schemes):

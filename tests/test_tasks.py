@@ -90,6 +90,7 @@ def maps(batch):
     return images, images.mean(axis=-1, keepdims=True) / 255
 
 
+@pytest.mark.slow
 def test_a_task_of_pixels_trains_and_distils(model, maps):
     model.compile(training.SGD(0.005, 0.9), metrics=["mean_absolute_error"])
     before = model.head.conv.kernel.numpy()

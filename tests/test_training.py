@@ -257,6 +257,7 @@ def wait_for(process, path):
     raise AssertionError(f"{path} did not appear")
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_resume_to_the_same_weights(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finish(train_rsnet(whole))

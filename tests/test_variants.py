@@ -102,6 +102,7 @@ def test_private_parameters_of_any_width():
             np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_private_normalization_with_slimmable_widths(batch, tmp_path):
     keras.utils.set_random_seed(0)
     model = make_private()

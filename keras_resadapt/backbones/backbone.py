@@ -110,7 +110,8 @@ class Backbone(Block):
     def with_layers(self, layers: LayerSet) -> "Backbone":
         """Returns the same architecture, made of these layers, unbuilt."""
         config = self.get_config()
-        del config["dtype"]  # that of the network that it becomes a part of
+        # The network that it becomes a part of has a policy of its own.
+        config.pop("dtype", None)
         return type(self)(**config, layers=layers)
 
     def run_stage(self, index: int, inputs, point: OperatingPoint):

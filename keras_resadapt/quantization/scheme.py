@@ -109,21 +109,23 @@ class Scheme:
             return QuantizedActivation(None, quantizer=quantizer, name=name)
 
         weighted = self._weighted
+        first: bool = self.first  # type: ignore[attr-defined]
+        last: bool = self.last  # type: ignore[attr-defined]
         first_conv = layers.first_conv or layers.conv
         return dataclasses.replace(
             layers,
             conv=weighted(layers.conv),
             depthwise=weighted(layers.depthwise),
             first_conv=weighted(first_conv, input_quantizer=junctions)
-            if self.first  # type: ignore[attr-defined]
+            if first
             else _in_float(first_conv),
             dense=weighted(
                 layers.dense, input_quantizer=junctions, output_quantizer=junctions
             )
-            if self.last  # type: ignore[attr-defined]
+            if last
             else _in_float(layers.dense),
-            last_conv=None if self.last else _in_float(layers.conv),
-            last_junction=None if self.last else layers.junction,
+            last_conv=None if last else _in_float(layers.conv),
+            last_junction=None if last else layers.junction,
             activation=activation,
             junction=junction,
         )

@@ -41,7 +41,7 @@ class PixelLoss(keras.losses.Loss):
         num_classes: int,
         ignore_class: int | None = 255,
         loss: Any = None,
-        name="pixel_loss",
+        name: str = "pixel_loss",
         **kwargs,
     ):
         if isinstance(loss, dict):  # a configuration

@@ -47,7 +47,7 @@ class ConfusionScores(keras.metrics.Metric):
         num_classes: int,
         ignore_class: int | None = 255,
         scores: Sequence[str] = SCORES,
-        name="scores",
+        name: str = "scores",
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
@@ -92,7 +92,7 @@ class ConfusionScores(keras.metrics.Metric):
         }
 
 
-def confusion_scores(confusion, scores: Sequence[str] = SCORES) -> dict[str, Any]:
+def confusion_scores(confusion: Any, scores: Sequence[str] = SCORES) -> dict[str, Any]:
     """Returns scores of a confusion matrix by name; see `ConfusionScores`.
 
     Args:
