@@ -192,7 +192,7 @@ def _runs(model, source):
 
 def _iou_per_class(metric) -> np.ndarray:
     """Returns the IoU of each class, NaN for classes that do not occur."""
-    confusion = np.array(metric.confusion, "float64")
+    confusion = keras.ops.convert_to_numpy(metric.confusion).astype("float64")
     true = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - true
     return np.where(union > 0, true / np.maximum(union, 1), np.nan)

@@ -149,7 +149,8 @@ class Segmentation(Task):
         return tuple(ops.shape(targets)[1:3])
 
     def align(self, outputs, size):
-        if tuple(outputs.shape[1:3]) == tuple(size):
+        known = all(isinstance(side, int) for side in size)
+        if known and tuple(outputs.shape[1:3]) == tuple(size):
             return outputs
         return ops.image.resize(
             outputs, size, interpolation="bilinear", data_format="channels_last"
