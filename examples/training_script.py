@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -131,6 +132,13 @@ class Script:
         held_out: The fraction of the training images that is kept for the
             report, in [0, 1).
         report_flags: The names of flags that only the report reads.
+        load_source: Opens a split of the data set; by default as the flags say.
+        make_training_batches: Makes the batches of an epoch on, from a source, the
+            network and the first epoch; by default those of classification.
+        make_evaluation_batches: Makes the batches of a source for the network; by
+            default those of classification.
+        task_defaults: Whether to train with the loss and the metrics of the network's
+            task, instead of those of classification.
     """
 
     recipe: training.Recipe
@@ -139,6 +147,10 @@ class Script:
     crop_per_resolution: bool = False
     held_out: float = 0.0
     report_flags: Sequence[str] = ()
+    load_source: Callable = shared_flags.load_source
+    make_training_batches: Callable | None = None
+    make_evaluation_batches: Callable | None = None
+    task_defaults: bool = False
 
 
 def run(script: Script) -> None:
@@ -155,16 +167,19 @@ def run(script: Script) -> None:
             training.enable_determinism()
         keras.utils.set_random_seed(FLAGS.seed)
         keras.config.set_dtype_policy(FLAGS.policy)
-        sources = load_sources(script.held_out)
+        sources = load_sources(script.held_out, script.load_source)
         with training.strategy_scope(FLAGS.strategy):
             model, epochs = start_or_resume(script, recipe, sources.train)
             if epochs < recipe.epochs:
-                train(model, sources, recipe, epochs, script.crop_per_resolution)
+                train(model, sources, recipe, epochs, script)
             with atomic_path(path_of("model.keras")) as temporary:
                 model.save(temporary)
             script.report(model, sources)
-        data.write_class_names(path_of("class_names.txt"), sources.train.class_names)
-        save_samples(sources.validation, path_of("samples"))
+        if sources.train.class_names:
+            names = path_of("class_names.txt")
+            data.write_class_names(names, sources.train.class_names)
+        if not isinstance(sources.validation, data.SegmentationSource):
+            save_samples(sources.validation, path_of("samples"))
         print_summary(sources)
 
 
@@ -279,14 +294,17 @@ def print_summary(sources: Sources) -> None:
 # === Data ===
 
 
-def load_sources(held_out: float = 0.0) -> Sources:
+def load_sources(
+    held_out: float = 0.0, load_source: Callable = shared_flags.load_source
+) -> Sources:
     """Opens the data set that the flags name.
 
     Args:
         held_out: The fraction of the training images to hold out, in [0, 1).
+        load_source: Opens a split of the data set.
     """
     train_source, validation = (
-        shared_flags.load_source(split, download=FLAGS.download, cache=FLAGS.cache)
+        load_source(split, download=FLAGS.download, cache=FLAGS.cache)
         for split in ("train", "validation")
     )
     # Now, and not after the training. Keras then knows the number of batches.
@@ -325,6 +343,23 @@ def training_batches(
     )
 
 
+def classification_batches(
+    source: data.ImageSource,
+    model: keras.Model,
+    initial_epoch: int,
+    crop_per_resolution: bool,
+) -> tf.data.Dataset:
+    """Returns the batches on which a classifier is trained."""
+    sizes = shared_flags.resolutions_of(model)
+    largest = sizes if isinstance(sizes, int) else sizes[0]
+    return training_batches(
+        source,
+        sizes if crop_per_resolution else largest,
+        crop_per_resolution=crop_per_resolution,
+        initial_epoch=initial_epoch,
+    )
+
+
 def evaluation_batches(source: data.ImageSource, model: keras.Model) -> tf.data.Dataset:
     """Returns the images of a source at the resolutions of a network."""
     return shared_flags.evaluation_batches(
@@ -359,7 +394,7 @@ def start_or_resume(
     checkpoint = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
     if not checkpoint:
         model = script.build_model(source.num_classes)
-        compile_model(model, recipe, steps)
+        compile_model(model, recipe, steps, script.task_defaults)
         return model, 0
     model, epochs = checkpoint
     print(f"Resuming after epoch {epochs}.")
@@ -372,7 +407,10 @@ def start_or_resume(
 
 
 def compile_model(
-    model: keras.Model, recipe: training.Recipe, steps_per_epoch: int
+    model: keras.Model,
+    recipe: training.Recipe,
+    steps_per_epoch: int,
+    task_defaults: bool = False,
 ) -> None:
     """Compiles with the recipe's optimizer, and metrics per operating point."""
     kwargs = {"gradient_accumulation_steps": FLAGS.gradient_accumulation_steps}
@@ -380,8 +418,8 @@ def compile_model(
         kwargs.update(use_ema=True, ema_momentum=FLAGS.ema)
     model.compile(
         recipe.optimizer(steps_per_epoch, FLAGS.batch_size, **kwargs),
-        loss=losses.CrossEntropy(FLAGS.label_smoothing),
-        metrics=["accuracy"],
+        loss=None if task_defaults else losses.CrossEntropy(FLAGS.label_smoothing),
+        metrics=None if task_defaults else ["accuracy"],
         jit_compile={"auto": "auto", "on": True, "off": False}[FLAGS.jit_compile],
     )
 
@@ -410,23 +448,23 @@ def train(
     sources: Sources,
     recipe: training.Recipe,
     initial_epoch: int,
-    crop_per_resolution: bool,
+    script: Script,
 ) -> None:
     """Fits, with a checkpoint and a row of `log.csv` after each epoch."""
     steps = sources.train.steps_per_epoch(FLAGS.batch_size)
-    sizes = shared_flags.resolutions_of(model)
-    largest = sizes if isinstance(sizes, int) else sizes[0]
-    batches = training_batches(
-        sources.train,
-        sizes if crop_per_resolution else largest,
-        crop_per_resolution=crop_per_resolution,
-        initial_epoch=initial_epoch,
+    make_batches = script.make_training_batches or functools.partial(
+        classification_batches, crop_per_resolution=script.crop_per_resolution
     )
-    validation = shared_flags.evaluation_batches(
-        sources.validation,
-        FLAGS.batch_size,
-        sizes if isinstance(model, RSNet) else largest,
-    )
+    batches = make_batches(sources.train, model, initial_epoch)
+    if script.make_evaluation_batches is not None:
+        validation = script.make_evaluation_batches(sources.validation, model)
+    else:
+        sizes = shared_flags.resolutions_of(model)
+        if not isinstance(model, RSNet) and not isinstance(sizes, int):
+            sizes = sizes[0]
+        validation = shared_flags.evaluation_batches(
+            sources.validation, FLAGS.batch_size, sizes
+        )
     save_flags(recipe)
     print(
         f"{model.name}: {model.count_params():,} parameters, {steps} steps per "

@@ -590,6 +590,7 @@ def test_segmentation_refuses(changes, message, tmp_path):
 def test_iou_per_class(plot_file, tmp_path):
     ious = {"r32": [0.5, 0.9, np.nan, 0.2], "r16": np.array([0.4, 0.7, np.nan, np.nan])}
     analysis.plot_iou_per_class(ious, plot_file, ["wall", "$floor$", "sky", "_x"])
+    analysis.plot_iou_per_class(ious, plot_file)  # class 2 occurs nowhere
     for bad, names, message in [
         ({}, None, "one IoU per class"),
         ({"a": []}, None, "one IoU per class"),

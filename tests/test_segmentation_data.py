@@ -190,6 +190,8 @@ def test_evaluation_of_images_of_one_size():
     source = demo_segmentation_source("validation", 10, 32)
     batches = segmentation_evaluation_batches(source, 8, 64)
     assert batches.cardinality() == 2
+    specs = [tuple(spec.shape) for spec in batches.element_spec]
+    assert specs == [(None, 64, 64, 3), (None, 32, 32)]
     (images, masks), (rest, _) = arrays(batches)
     assert images.shape == (8, 64, 64, 3) and masks.shape == (8, 32, 32)
     assert rest.shape == (2, 64, 64, 3)

@@ -57,7 +57,7 @@ def plot_iou_per_class(
     order = order[~absent[:, order].all(axis=0)]
     table = 100 * table[:, order]
     places = np.arange(len(order))
-    names = class_names or range(len(order))
+    names = range(absent.shape[1]) if class_names is None else class_names
 
     figure = Figure(figsize=(7, 1.4 + 0.22 * len(order)), dpi=120, layout="constrained")
     axes = figure.add_subplot()

@@ -91,7 +91,7 @@ def plot_segmentation(
         axes.set_yticks([])
     for axes, name in zip(grid[0], ("image", *columns)):
         axes.set_title(plain(name), fontsize="medium")
-    names = class_names or range(len(colors))
+    names = range(len(colors)) if class_names is None else class_names
     handles = [
         Patch(facecolor=colors[label] / 255, edgecolor="0.5", label=plain(names[label]))
         for label in present

@@ -179,11 +179,16 @@ def segmentation_evaluation_batches(
         if size is None:
             return tf.cast(image, tf.float32)
         if hasattr(size, "__index__"):
-            size = _sides(tf.shape(image)[:2], int(size), stride)
+            # Known before the batches are made, if all images have one size
+            shape = source.image_shape or tf.shape(image)[:2]
+            size = _sides(shape, int(size), stride)
         return resize(image, size[0], size[1])
 
     def make_views(place, element):
         image, mask = source.check_mask(*element)
+        if source.image_shape is not None:
+            image = tf.ensure_shape(image, (*source.image_shape, 3))
+            mask = tf.ensure_shape(mask, source.image_shape)
         views = tuple(view(image, size) for size in sizes)
         return (views[0] if single else views), tf.cast(mask, tf.int32)
 
@@ -206,8 +211,6 @@ def _decoded(records, source, deterministic, max_broken_fraction):
 
     def decode(place, record):
         image, mask = source.read_decoded(record)
-        if source.image_shape is not None:
-            image = tf.ensure_shape(image, (*source.image_shape, 3))
         return image, mask, record[2]
 
     return without_broken(records, decode, source, deterministic, max_broken_fraction)
@@ -215,10 +218,15 @@ def _decoded(records, source, deterministic, max_broken_fraction):
 
 def _sides(shape, resolution, stride):
     """Returns the sides of an image whose short side becomes `resolution`."""
+    if isinstance(shape, tuple):
+        short, long = min(shape), max(shape)
+        new_long = max(round(resolution * long / short / stride) * stride, resolution)
+        if short == long:  # a square is square at every resolution
+            new_long = resolution
+        return tuple(resolution if side == short else new_long for side in shape)
     short, long = tf.reduce_min(shape), tf.reduce_max(shape)
     multiple = tf.round(resolution * long / short / stride)
     new_long = tf.maximum(tf.cast(multiple, tf.int32) * stride, resolution)
-    # A square is square at every resolution.
     new_long = tf.where(tf.equal(short, long), resolution, new_long)
     return tf.where(tf.equal(shape, short), resolution, new_long)
 
