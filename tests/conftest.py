@@ -89,6 +89,20 @@ def tiny_cascade():
     return randomize(make_tiny_cascade())
 
 
+@pytest.fixture(scope="session")
+def tiny_to_read():
+    """The network of `tiny`, built once, for tests that leave it as it is."""
+    keras.utils.set_random_seed(1)
+    return randomize(make_tiny())
+
+
+@pytest.fixture(scope="session")
+def tiny_cascade_to_read():
+    """The network of `tiny_cascade`, built once."""
+    keras.utils.set_random_seed(1)
+    return randomize(make_tiny_cascade())
+
+
 @pytest.fixture
 def batch():
     """Images in [0, 255] at the largest resolution, and labels."""

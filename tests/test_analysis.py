@@ -13,6 +13,17 @@ from keras_resadapt.batches import images_at, labelled_batches
 from keras_resadapt.layers import SwitchableBatchNormalization
 
 
+@pytest.fixture(scope="module")
+def tiny(tiny_to_read):
+    """One network for all plots, which leave it as it is."""
+    return tiny_to_read
+
+
+@pytest.fixture(scope="module")
+def tiny_cascade(tiny_cascade_to_read):
+    return tiny_cascade_to_read
+
+
 @pytest.fixture
 def plot_file(tmp_path):
     """Yields a path whose file must be an image with many colors."""

@@ -30,8 +30,18 @@ def make_tiny_msdnet(**kwargs):
     )
 
 
-@pytest.fixture(params=[make_tiny_cascade, make_tiny_msdnet])
+FAMILIES = [make_tiny_cascade, make_tiny_msdnet]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
+    """A model for tests that leave it as it is."""
+    keras.utils.set_random_seed(1)
+    return randomize(request.param())
+
+
+@pytest.fixture(params=FAMILIES)
+def model_to_train(request):
     keras.utils.set_random_seed(1)
     return randomize(request.param())
 
@@ -72,10 +82,10 @@ def test_any_subset_of_images_can_go_on(model, batch):
         model.advance(state)
 
 
-def test_a_state_belongs_to_its_model(tiny_cascade, batch):
+def test_a_state_belongs_to_its_model(tiny_cascade_to_read, batch):
     state = make_tiny_cascade().start(batch[0])
     with pytest.raises(ValueError, match="must come from this model"):
-        tiny_cascade.advance(state)
+        tiny_cascade_to_read.advance(state)
 
 
 def test_a_later_exit_does_not_classify_before(tiny_cascade, batch):
@@ -130,7 +140,8 @@ def test_too_small_images_and_missing_exits(model):
 
 
 @pytest.mark.slow
-def test_save_and_load(model, batch, tmp_path):
+def test_save_and_load(model_to_train, batch, tmp_path):
+    model = model_to_train
     images, labels = batch
     model.compile("sgd", metrics=["accuracy"])
     model.fit(images, labels, verbose=0)
@@ -165,8 +176,9 @@ def test_mixed_precision(batch):
     assert np.isfinite(model.train_on_batch(*batch))
 
 
-def test_training_reaches_every_layer(model, batch):
+def test_training_reaches_every_layer(model_to_train, batch):
     """Also where `call` itself is called, as Keras does on JAX."""
+    model = model_to_train
     images, _ = batch
     expected = model(images, training=True)
     inference = model(images)
@@ -178,10 +190,10 @@ def test_training_reaches_every_layer(model, batch):
 # === Training ===
 
 
-def test_the_loss_is_the_sum_over_exits(tiny_cascade, batch):
+def test_the_loss_is_the_sum_over_exits(tiny_cascade_to_read, batch):
     images, labels = batch
-    logits = tiny_cascade(images)
-    terms = tiny_cascade.loss_terms(labels, logits)
+    logits = tiny_cascade_to_read(images)
+    terms = tiny_cascade_to_read.loss_terms(labels, logits)
     for name, z in logits.items():
         z = np.asarray(z, "float64")
         log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
@@ -252,7 +264,8 @@ def test_gradient_equilibrium(batch):
     np.testing.assert_allclose(balanced[2], plain[2], atol=1e-6, rtol=1e-3)
 
 
-def test_every_variable_learns(model, batch):
+def test_every_variable_learns(model_to_train, batch):
+    model = model_to_train
     images, labels = batch
     with tf.GradientTape() as tape:
         loss = sum(model.loss_terms(labels, model(images, training=True)).values())
