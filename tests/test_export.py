@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from example_scripts import check_script, script
 
 import keras_resadapt
 from keras_resadapt import export
@@ -477,42 +478,19 @@ def test_replay_without_an_export(tmp_path):
 # === The example ===
 
 
-@pytest.fixture
-def example(monkeypatch):
-    """The example as a module, whose flags are removed afterwards."""
-    from absl import flags
-
-    monkeypatch.syspath_prepend(
-        os.path.join(os.path.dirname(__file__), "..", "examples")
-    )
-    import export_savedmodel
-
-    yield export_savedmodel
-    module = flags.FLAGS.flags_by_module_dict().get("export_savedmodel", [])
-    for flag in list(module):
-        delattr(flags.FLAGS, flag.name)
-    del sys.modules["export_savedmodel"]
-
-
-def test_example(example, tmp_path, capsys):
-    from absl import flags
-
+def test_example(tmp_path):
     model = tiny_model(resolutions=(24, 16))
     model.compile(metrics=["accuracy"])  # like a trained model
     model.save(tmp_path / "pets.keras")
     names = "\n".join(NAMES) + "\n"
     (tmp_path / "pets.txt").write_text(names, encoding="utf-8")
     output = tmp_path / "pets" / "1"
-    flags.FLAGS(
-        [
-            "export_savedmodel",
-            f"--model={tmp_path / 'pets.keras'}",
-            f"--output={output}",
-            f"--class_names={tmp_path / 'pets.txt'}",
-        ]
+    printed = check_script(
+        "export_savedmodel",
+        f"--model={tmp_path / 'pets.keras'}",
+        f"--output={output}",
+        f"--class_names={tmp_path / 'pets.txt'}",
     )
-    example.main()
-    printed = capsys.readouterr().out
     madds = [f"{row.madds / 1e6:.1f}" for row in model.profile()]
     for text in ("r24_encoded", "docker run", "MODEL_NAME=pets", *madds):
         assert text in printed
@@ -525,4 +503,5 @@ def test_example(example, tmp_path, capsys):
         "serving_default",
         "serving_default_encoded",
     ]
-    assert "integer" in example.next_steps("served/pets")
+    with script("export_savedmodel") as example:
+        assert "integer" in example.next_steps("served/pets")

@@ -9,8 +9,11 @@ from keras import ops
 from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.resize import resize_to_corners, spatial_size
 
-# How the published networks start
+# How the classifiers of the published networks start. Their decoders start from the
+# same distribution, on an encoder that is pretrained. Without one, signals of 0.01 per
+# layer vanish, and the decoder learns nothing for many epochs.
 _SMALL_NORMAL = keras.initializers.RandomNormal(stddev=0.01)
+_FAN_IN = keras.initializers.VarianceScaling(1.0, mode="fan_in")
 
 # Levels of the pyramid that a decoder refines, from the coarsest
 _MOST_LEVELS = 4
@@ -240,7 +243,7 @@ def _conv(layers: LayerSet, filters: int, kernel_size: int, use_bias=False, *, n
         kernel_size,
         ratio=1.0,
         use_bias=use_bias,
-        kernel_initializer=_SMALL_NORMAL.clone(),
+        kernel_initializer=_FAN_IN.clone(),
         name=name,
     )
 
