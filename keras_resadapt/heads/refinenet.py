@@ -7,13 +7,14 @@ import keras
 from keras import ops
 
 from keras_resadapt.layers.block import Block, LayerSet
+from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 from keras_resadapt.layers.resize import resize_to_corners, spatial_size
 
 # How the classifiers of the published networks start. Their decoders start from the
 # same distribution, on an encoder that is pretrained. Without one, signals of 0.01 per
-# layer vanish, and the decoder learns nothing for many epochs.
+# layer vanish, and the decoder learns nothing for many epochs. A variance of
+# 1 / fan_in lets the sums of the decoder, which has no normalization, diverge.
 _SMALL_NORMAL = keras.initializers.RandomNormal(stddev=0.01)
-_FAN_IN = keras.initializers.VarianceScaling(1.0, mode="fan_in")
 
 # Levels of the pyramid that a decoder refines, from the coarsest
 _MOST_LEVELS = 4
@@ -243,7 +244,7 @@ def _conv(layers: LayerSet, filters: int, kernel_size: int, use_bias=False, *, n
         kernel_size,
         ratio=1.0,
         use_bias=use_bias,
-        kernel_initializer=_FAN_IN.clone(),
+        kernel_initializer=UNIFORM_FAN_IN.clone(),
         name=name,
     )
 
