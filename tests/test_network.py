@@ -363,6 +363,7 @@ def test_backbones_of_other_kinds():
             keras_resadapt.MSNet(backbone, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -264,6 +264,7 @@ def both_batches(source):
     )
 
 
+@pytest.mark.slow
 def test_wrong_masks_are_named(folder):
     """Wrong masks are errors, and are not skipped as broken images are."""
     path = folder / "train" / "masks" / "x2.png"

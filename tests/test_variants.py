@@ -23,6 +23,7 @@ def make_private(**kwargs):
     )
 
 
+@pytest.mark.slow
 def test_parallel_training_with_shared_normalization(batch, tmp_path):
     """RS-Net, figure 4, left."""
     shared, private = make_tiny(private_bn=False), make_tiny()
@@ -43,6 +44,7 @@ def test_parallel_training_with_shared_normalization(batch, tmp_path):
         private.load_weights(str(tmp_path / "w.weights.h5"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crops", ["one", "each"])
 def test_equal_resolutions(crops, batch, tmp_path):
     """RS-Net, table 6: single-resolution, with multi-crop or single-crop."""
