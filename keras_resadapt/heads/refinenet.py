@@ -9,8 +9,11 @@ from keras import ops
 from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.resize import resize_to_corners, spatial_size
 
-# How the published networks start
-_SMALL_NORMAL = keras.initializers.RandomNormal(stddev=0.01)
+# The published standard deviation of 0.01 belongs to 3x3 convolutions of 256 channels.
+# Other convolutions start with the same scale of their outputs.
+_SMALL_NORMAL = keras.initializers.VarianceScaling(
+    0.01**2 * 3 * 3 * 256, mode="fan_in", distribution="untruncated_normal"
+)
 
 # Levels of the pyramid that a decoder refines, from the coarsest
 _MOST_LEVELS = 4
