@@ -52,6 +52,31 @@ def labelled_batches(
         yield images, labels
 
 
+def target_batches(data: Iterable, verbose: bool = True) -> Iterator[tuple]:
+    """Iterates once over a data set with targets of any kind.
+
+    Args:
+        data: Batches (images, targets); images as for `labelled_batches`.
+        verbose: Whether to show a progress bar.
+
+    Yields:
+        The images and the targets as tensors.
+
+    Raises:
+        ValueError: If there are no batches, a batch is not a pair, or images have
+            another shape or values that are not finite.
+    """
+    for number, batch in _batches(data, verbose):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                "`data` must yield batches (images, targets). "
+                f"Received: {_describe(batch)}"
+            )
+        images, targets = batch
+        _check_images(images, number)
+        yield images, ops.convert_to_tensor(targets)
+
+
 def first_images(data: Iterable, num_images: int, verbose: bool = True) -> Iterator:
     """Iterates over the first images of a data set.
 

@@ -5,6 +5,7 @@ Graph operations only, so that a SavedModel can hold them.
 
 import tensorflow as tf
 
+from keras_resadapt.data.augmentation import resize
 from keras_resadapt.data.checks import check_crop_fraction, check_positive
 from keras_resadapt.data.decoding import MAX_PIXELS, decode
 
@@ -81,3 +82,40 @@ def preprocess_encoded(
     check_positive("resolution", resolution, "pixels")
     check_crop_fraction(crop_fraction)
     return preprocess(decode(encoded, max_pixels), resolution, crop_fraction)
+
+
+def short_side_size(shape, resolution: int, stride: int):
+    """Returns the size of an image whose short side becomes `resolution`.
+
+    The long side keeps the aspect ratio, and is rounded to a multiple of `stride`.
+
+    Args:
+        shape: Height and width: a tuple of integers, or an int32 tensor of shape (2,).
+        resolution: The new short side in pixels.
+        stride: Stride of the network.
+    """
+    if isinstance(shape, tuple):
+        short, long = min(shape), max(shape)
+        new_long = max(round(resolution * long / short / stride) * stride, resolution)
+        if short == long:  # a square is square at every resolution
+            new_long = resolution
+        return tuple(resolution if side == short else new_long for side in shape)
+    short, long = tf.reduce_min(shape), tf.reduce_max(shape)
+    multiple = tf.round(resolution * long / short / stride)
+    new_long = tf.maximum(tf.cast(multiple, tf.int32) * stride, resolution)
+    new_long = tf.where(tf.equal(short, long), resolution, new_long)
+    return tf.where(tf.equal(shape, short), resolution, new_long)
+
+
+def resize_short_side(image: tf.Tensor, resolution: int, stride: int) -> tf.Tensor:
+    """Resizes a whole image as `segmentation_evaluation_batches` does.
+
+    Args:
+        image: Tensor of shape (height, width, 3).
+        resolution, stride: As for `short_side_size`.
+
+    Returns:
+        float32 tensor of the new size, values in [0, 255].
+    """
+    size = short_side_size(tf.shape(image)[:2], resolution, stride)
+    return resize(image, size[0], size[1])

@@ -13,6 +13,7 @@ from keras_resadapt.data.checks import (
     check_range,
 )
 from keras_resadapt.data.epochs import Epochs
+from keras_resadapt.data.preprocessing import short_side_size
 from keras_resadapt.data.segmentation_source import SegmentationSource
 
 Size = int | tuple[int, int]
@@ -181,7 +182,7 @@ def segmentation_evaluation_batches(
         if hasattr(size, "__index__"):
             # Known before the batches are made, if all images have one size
             shape = source.image_shape or tf.shape(image)[:2]
-            size = _sides(shape, int(size), stride)
+            size = short_side_size(shape, int(size), stride)
         return resize(image, size[0], size[1])
 
     def make_views(place, element):
@@ -214,21 +215,6 @@ def _decoded(records, source, deterministic, max_broken_fraction):
         return image, mask, record[2]
 
     return without_broken(records, decode, source, deterministic, max_broken_fraction)
-
-
-def _sides(shape, resolution, stride):
-    """Returns the sides of an image whose short side becomes `resolution`."""
-    if isinstance(shape, tuple):
-        short, long = min(shape), max(shape)
-        new_long = max(round(resolution * long / short / stride) * stride, resolution)
-        if short == long:  # a square is square at every resolution
-            new_long = resolution
-        return tuple(resolution if side == short else new_long for side in shape)
-    short, long = tf.reduce_min(shape), tf.reduce_max(shape)
-    multiple = tf.round(resolution * long / short / stride)
-    new_long = tf.maximum(tf.cast(multiple, tf.int32) * stride, resolution)
-    new_long = tf.where(tf.equal(short, long), resolution, new_long)
-    return tf.where(tf.equal(shape, short), resolution, new_long)
 
 
 def _check_source(source):

@@ -15,6 +15,7 @@ from keras_resadapt.export.pixel_signatures import (
 )
 from keras_resadapt.export.signature import Signature, write_signatures
 from keras_resadapt.export.warmup import write_warmup_requests
+from keras_resadapt.export.whole_image_signatures import whole_image_signatures
 from keras_resadapt.files import atomic_folder, write_json
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
@@ -74,8 +75,11 @@ def export_saved_model(
     returns `logits` and `probabilities`, float32 of shape (batch, classes),
     and `classes` of shape (batch, min(5, classes)), the most probable first:
     names, or int32 indices without `class_names`. An empty batch returns empty
-    outputs. One bad image makes the whole request fail, including all requests
-    that the server put into the same batch.
+    outputs. A network with a class for each pixel returns the outputs of its task
+    instead, at the size of the images; its `_encoded` signatures take images of any
+    size and return `classes` at the size of each image (see
+    `export.whole_image_signatures`). One bad image makes the whole request fail,
+    including all requests that the server put into the same batch.
 
     The folder also contains `assets.extra/tf_serving_warmup_requests`, which
     TensorFlow Serving runs before it accepts requests, and
@@ -132,7 +136,11 @@ def export_saved_model(
     os.makedirs(os.path.dirname(path), exist_ok=True)
     respond = functools.partial(model.task.response, class_names=class_names)
     signatures = _build_signatures(model, points, thresholds, respond, freeze)
-    if decoding is not None:
+    if decoding is not None and model.task.any_shape:
+        whole = whole_image_signatures(model, points, decoding)
+        whole = {**whole, _DEFAULT: whole[points[0].name]}
+        signatures |= {f"{name}_encoded": whole[name] for name in whole}
+    elif decoding is not None:
         signatures = add_encoded_signatures(signatures, decoding)
     description = describe(model, points, signatures, class_names, decoding, thresholds)
     # A server that watches the parent folder loads any version that appears

@@ -7,14 +7,13 @@ import keras
 from keras import ops
 
 from keras_resadapt.layers.block import Block, LayerSet
-from keras_resadapt.layers.exit_classifier import UNIFORM_FAN_IN
 from keras_resadapt.layers.resize import resize_to_corners, spatial_size
 
-# How the classifiers of the published networks start. Their decoders start from the
-# same distribution, on an encoder that is pretrained. Without one, signals of 0.01 per
-# layer vanish, and the decoder learns nothing for many epochs. A variance of
-# 1 / fan_in lets the sums of the decoder, which has no normalization, diverge.
-_SMALL_NORMAL = keras.initializers.RandomNormal(stddev=0.01)
+# The published standard deviation of 0.01 belongs to 3x3 convolutions of 256 channels.
+# Other convolutions start with the same scale of their outputs.
+_SMALL_NORMAL = keras.initializers.VarianceScaling(
+    0.01**2 * 3 * 3 * 256, mode="fan_in", distribution="untruncated_normal"
+)
 
 # Levels of the pyramid that a decoder refines, from the coarsest
 _MOST_LEVELS = 4
@@ -244,7 +243,7 @@ def _conv(layers: LayerSet, filters: int, kernel_size: int, use_bias=False, *, n
         kernel_size,
         ratio=1.0,
         use_bias=use_bias,
-        kernel_initializer=UNIFORM_FAN_IN.clone(),
+        kernel_initializer=_SMALL_NORMAL.clone(),
         name=name,
     )
 

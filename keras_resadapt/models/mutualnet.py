@@ -360,7 +360,7 @@ class MutualNet(SwitchableNetwork):
     def train_step(self, *args):
         """Runs the sandwich: one sub-network after the other, then one update."""
         (data,) = args
-        inputs, y, sample_weight = self._prepare(data)
+        inputs, y, sample_weight = self._prepare(data, training=True)
         (images,), size = self.split_size(inputs)
         drawn = draw_sub_networks(
             self.optimizer.iterations,

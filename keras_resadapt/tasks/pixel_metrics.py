@@ -92,6 +92,24 @@ class ConfusionScores(keras.metrics.Metric):
         }
 
 
+@keras.saving.register_keras_serializable("keras_resadapt")
+class MeanIoU(ConfusionScores):
+    """The mean IoU alone, as one number; see `ConfusionScores`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_class: int | None = 255,
+        name: str = "mean_iou",
+        **kwargs,
+    ):
+        kwargs.pop("scores", None)  # of a configuration
+        super().__init__(num_classes, ignore_class, ("mean_iou",), name, **kwargs)
+
+    def result(self):
+        return super().result()["mean_iou"]
+
+
 def confusion_scores(confusion: Any, scores: Sequence[str] = SCORES) -> dict[str, Any]:
     """Returns scores of a confusion matrix by name; see `ConfusionScores`.
 

@@ -17,7 +17,7 @@ from keras_resadapt.tasks.masks import (
     weights_of,
 )
 from keras_resadapt.tasks.pixel_loss import PixelLoss
-from keras_resadapt.tasks.pixel_metrics import pixel_metrics
+from keras_resadapt.tasks.pixel_metrics import MeanIoU, pixel_metrics
 from keras_resadapt.tasks.task import Task
 
 DECODERS = {"refinenet": RefineNet, "light_weight_refinenet": LightWeightRefineNet}
@@ -149,8 +149,11 @@ class Segmentation(Task):
         return tuple(ops.shape(targets)[1:3])
 
     def align(self, outputs, size):
-        known = all(isinstance(side, int) for side in size)
-        if known and tuple(outputs.shape[1:3]) == tuple(size):
+        if not all(isinstance(side, int) for side in size):
+            import tensorflow as tf  # where sizes can be tensors
+
+            return tf.image.resize(outputs, tf.stack(size), "bilinear")
+        if tuple(outputs.shape[1:3]) == tuple(size):
             return outputs
         return ops.image.resize(
             outputs, size, interpolation="bilinear", data_format="channels_last"
@@ -175,6 +178,10 @@ class Segmentation(Task):
         return pixel_metrics(metrics, self.num_classes, self.ignore_class)
 
     # === Inference ===
+
+    def make_score(self) -> keras.metrics.Metric:
+        """Returns the mean IoU over a whole set."""
+        return MeanIoU(self.num_classes, self.ignore_class)
 
     def response(self, outputs: Any, class_names: Sequence[str] | None = None) -> dict:
         """Returns the most probable class of each pixel, and all probabilities.

@@ -117,6 +117,14 @@ class Task:
         """
         return list(metrics or ())
 
+    def make_score(self) -> Any:
+        """Returns a metric of one number in [0, 1], higher being better.
+
+        `inference.QueryTable` measures it as the accuracy of an operating point. None
+        for the top-1 accuracy of class indices.
+        """
+        return None
+
     def response(self, outputs: Any, class_names: Sequence[str] | None = None) -> dict:
         """Returns the outputs of a signature, tensors by name (TensorFlow).
 

@@ -11,7 +11,7 @@ from keras_resadapt.inference.measuring.evaluation import anytime, simulate
 from keras_resadapt.inference.measuring.exit_latency import measure_exit_latency
 from keras_resadapt.inference.measuring.latency import measure_latency
 from keras_resadapt.inference.measuring.query_row import QueryRow
-from keras_resadapt.inference.running.collecting import collect_logits, count_correct
+from keras_resadapt.inference.running.collecting import collect_logits, measure_scores
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
@@ -73,7 +73,7 @@ def measure_points(
     verbose: bool,
 ) -> list[QueryRow]:
     """Returns one row per operating point of a switchable network."""
-    accuracy = count_correct(model, data, points, verbose)
+    accuracy = measure_scores(model, data, points, verbose)
     ms = latency.measure(measure_latency, model, points)
     return [
         QueryRow(

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_resadapt.backend import require_tensorflow_or_jax
-from keras_resadapt.batches import images_at, labelled_batches
+from keras_resadapt.batches import images_at, labelled_batches, target_batches
 from keras_resadapt.checks import check_network, check_points
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.inference.storing.fingerprint import model_fingerprint
@@ -83,6 +83,32 @@ def count_correct(
         correct += (logits.argmax(axis=-1) == labels).sum(axis=1)
         count += len(labels)
     return (correct / count).tolist()
+
+
+def measure_scores(
+    model: Network,
+    data: Iterable,
+    points: Sequence[OperatingPoint],
+    verbose: bool = True,
+) -> list[float]:
+    """Returns the score of the network's task in [0, 1] at each point.
+
+    Args:
+        model: A network that is not a cascade.
+        data: Batches (images, targets); images as for `collect_logits`, targets as the
+            task takes them.
+        points, verbose: As for `collect_logits`.
+    """
+    scores = [model.task.make_score() for _ in points]
+    if None in scores:
+        return count_correct(model, data, points, verbose)
+    run = _each_point(model, points)
+    for images, targets in target_batches(data, verbose):
+        model.task.check_targets(targets)
+        size = model.task.target_size(targets)
+        for score, outputs in zip(scores, run(images)):
+            score.update_state(targets, model.task.align(outputs, size))
+    return [float(score.result()) for score in scores]
 
 
 def _class_batches(model, data, verbose) -> Iterator:
