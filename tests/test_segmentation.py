@@ -43,7 +43,8 @@ def make_rsnet(resolutions=RESOLUTIONS, task=None, **kwargs):
 
 def make_mutual(resolutions=RESOLUTIONS, task=None, **kwargs):
     backbone = backbones.MobileNetV1((1, 1), (32, 64), stem="small")
-    task = make_task() if task is None else task
+    task = make_task(decoder="light_weight_refinenet") if task is None else task
+    kwargs = {"num_random_widths": 1} | kwargs
     return keras_resadapt.MutualNet(backbone, task, (0.5, 1.0), resolutions, **kwargs)
 
 
@@ -478,7 +479,7 @@ def test_two_replicas_are_one(make):
     images, masks = make_masks(8)
     masks[:4, :20] = 255  # so that the replicas have shares of different sizes
     results = []
-    for strategy in ("single", "mirrored"):
+    for strategy in ("none", "mirrored"):
         keras.utils.set_random_seed(0)
         with training.strategy_scope(strategy):
             model = make(RESOLUTIONS[:2])
@@ -517,7 +518,7 @@ def test_saved_model(model, tmp_path):
 
 
 def test_calibration_of_a_slimmable_decoder():
-    model = make_mutual()
+    model = make_mutual(task=make_task(channels=32))
     full, narrow = model.full_point, OperatingPoint(16, 0.5)
     images, _ = make_masks()
     inference.calibrate_batch_norm(model, [images], [narrow], verbose=False)
@@ -582,7 +583,7 @@ def test_int8_trains(trained):
 
 
 def test_alpha_divergence_of_pixels():
-    model = make_mutual((32,), distillation="alpha", num_random_widths=1)
+    model = make_mutual((32,), distillation="alpha")
     assert isinstance(model.divergence, losses.AlphaDivergence)
     model.compile(training.SGD(0.05))
     history = model.fit(*make_masks(8), verbose=0).history
