@@ -176,6 +176,7 @@ def test_analyze_every_family(tmp_path, images, mutualnet):
         *("quantize", "analyze", "export_savedmodel", "compare_rsnet"),
         *("compare_cascades", "compare_tables", "benchmark_rsnet"),
         *("benchmark_cascade", "benchmark_mutualnet", "benchmark_quantization"),
+        "benchmark_segmentation",
     ],
 )
 def test_help_shows_all_flags(name):
