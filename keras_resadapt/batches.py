@@ -186,13 +186,15 @@ def check_finite(images, name: str) -> None:
         )
 
 
-def images_at(images, resolution: int):
+def images_at(images, resolution: int, any_shape: bool = False):
     """Returns the images of a batch at one resolution.
 
     Args:
         images: Tensor of shape (batch, size, size, 3), or a tuple of such
             tensors of different sizes.
         resolution: Height and width in pixels.
+        any_shape: Whether images of another shape, whose short side has the
+            resolution, are returned too.
 
     Returns:
         The tensor of that size if there is one. Otherwise the largest tensor,
@@ -206,6 +208,9 @@ def images_at(images, resolution: int):
     sizes = [tuple(view.shape[1:3]) for view in views]
     if (resolution, resolution) in sizes:
         return views[sizes.index((resolution, resolution))]
+    short_sides = [min(size) for size in sizes]
+    if any_shape and resolution in short_sides:
+        return views[short_sides.index(resolution)]
     largest = views[int(np.argmax([height for height, _ in sizes]))]
     height, width = largest.shape[1:3]
     if height != width or height < resolution:

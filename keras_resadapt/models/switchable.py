@@ -172,8 +172,9 @@ class SwitchableNetwork(Network):
         return copy
 
     def with_classes(self, num_classes: int) -> "SwitchableNetwork":
-        """Returns the same network with a new classifier; see `with_task`."""
-        return self.with_task(Classification(num_classes))
+        """Returns the same network for other classes; see `with_task`."""
+        config = {**self.task.get_config(), "num_classes": num_classes}
+        return self.with_task(type(self.task).from_config(config))
 
     # === Config ===
 

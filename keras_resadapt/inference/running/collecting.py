@@ -155,18 +155,19 @@ def _run_cascade(model, data, points, verbose) -> tuple[list, list, int]:
 def _each_point(model, points) -> Callable:
     """Returns a function from a batch of images to the logits at each point."""
     sizes = [model.resolution_of(point) for point in points]
+    any_shape = model.task.any_shape
+    shapes = [() if any_shape else ((None, s, s, 3),) for s in sizes]
     passes = [
-        compile_function(
-            functools.partial(model.logits, point=point),
-            (None, size, size, 3),
-        )
-        for point, size in zip(points, sizes)
+        compile_function(functools.partial(model.logits, point=point), *shape)
+        for point, shape in zip(points, shapes)
     ]
 
     def run(images):
         return [
-            np.asarray(one(ops.convert_to_tensor(images_at(images, size), "float32")))
-            for one, size in zip(passes, sizes)
+            np.asarray(one(ops.convert_to_tensor(view, "float32")))
+            for one, view in zip(
+                passes, (images_at(images, size, any_shape) for size in sizes)
+            )
         ]
 
     return run
