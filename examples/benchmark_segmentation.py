@@ -4,7 +4,9 @@
 
 Each contestant runs in its own process. Those of a group take turns, so that a
 machine that slows down slows all of them equally. The medians are reported, and
-ratios within the same rounds. PyTorch is required (`pip install torch`).
+ratios within the same rounds. PyTorch is required (`pip install torch`). Its threads
+wait for one another in a busy loop: unless the machine is idle, PyTorch can be many
+times slower with all cores than with `--threads=1`.
 
 Training step of `RSRefineNet18`, with full distillation and the update:
   ours          at all resolutions, without metrics
@@ -55,6 +57,9 @@ shared_flags.define_integers(
 flags.DEFINE_integer("channels", 256, "Channels of the decoder.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 2, "Images per step.", lower_bound=1)
 flags.DEFINE_integer("rounds", 11, "Timed rounds.", lower_bound=1)
+flags.DEFINE_integer(
+    "threads", None, "Threads of each framework; by default, all cores.", lower_bound=1
+)
 flags.DEFINE_bool("skip_101", False, "Whether to leave out RSRefineNet101.")
 flags.DEFINE_string("worker", None, "Internal: what this process measures.")
 
@@ -192,6 +197,7 @@ def torch_command(name):
         network |= {"bottleneck": False, "light": True, "channels": FLAGS.channels}
         sizes, batch_size = [square(r) for r in FLAGS.resolutions], FLAGS.batch_size
     arguments = {
+        "threads": FLAGS.threads or os.cpu_count(),
         "network": network | {"num_classes": NUM_CLASSES},
         **{"sizes": sizes, "batch_size": batch_size},
         "sgd": {"lr" if k == "learning_rate" else k: v for k, v in SGD.items()},
@@ -243,6 +249,9 @@ def print_tables(times, contestants):
 
 
 def main():
+    if FLAGS.worker and FLAGS.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
     if FLAGS.worker in INFERENCE:
         work(inference(FLAGS.worker))
         return

@@ -1,14 +1,14 @@
 """RS-Net for segmentation in PyTorch, a contestant of `benchmark_segmentation.py`.
 
 The same network as `keras_resadapt.RSRefineNet18` and `RSRefineNet101`: a ResNet
-with private BatchNormalization for each resolution, and a RefineNet. As a script, it
-runs training steps; its argument is a JSON object with the arguments of `RefineNet`
-and `training_step`. TensorFlow is not imported, because both do not always work in
-one process.
+with private BatchNormalization for each resolution, and a RefineNet.
+
+As a script, it runs training steps. Its argument is a JSON object with the arguments
+of `main`. It does not import TensorFlow, because some versions of TensorFlow and
+PyTorch crash in one process, and because the memory of the process is measured.
 """
 
 import json
-import os
 import sys
 
 import numpy as np
@@ -235,8 +235,8 @@ def training_step(network, images, masks, sizes, sgd):
     return step
 
 
-def main(network, sizes, batch_size, sgd):
-    torch.set_num_threads(os.cpu_count())
+def main(network, sizes, batch_size, sgd, threads):
+    torch.set_num_threads(threads)
     batch = random_batch(sizes[0], batch_size, network["num_classes"])
     network = RefineNet(**network, branches=len(sizes))
     count = sum(p.numel() for p in network.parameters())
