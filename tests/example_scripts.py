@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import flagsaver
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 EXAMPLES = os.path.join(ROOT, "examples")
 sys.path.insert(0, EXAMPLES)
 import command_line  # noqa: E402
@@ -72,7 +72,7 @@ def script(name: str):
         finally:
             for other in set(sys.modules) - before:
                 path = getattr(sys.modules[other], "__file__", None) or ""
-                if os.path.dirname(path) == EXAMPLES:
+                if os.path.dirname(os.path.realpath(path)) == EXAMPLES:
                     _MODULES.append(sys.modules.pop(other))
 
 

@@ -4,11 +4,11 @@ import base64
 import concurrent.futures
 import http.server
 import json
-import os
 import socket
 import sys
 import threading
 
+import example_scripts
 import grpc
 import keras
 import pytest
@@ -18,7 +18,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 import keras_resadapt
 from keras_resadapt import export
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "examples"))
+sys.path.insert(0, example_scripts.EXAMPLES)
 import serving_client  # noqa: E402
 
 NAMES = [f"class {i} é" for i in range(7)]
