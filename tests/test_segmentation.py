@@ -290,7 +290,7 @@ def test_a_label_out_of_range_is_nan_without_a_check():
         ({"num_classes": 1}, "`num_classes` must be an integer"),
         ({"decoder": "unet"}, "`decoder` must be one of"),
         ({"ignore_class": "void"}, "`ignore_class` must be an integer or None"),
-        ({"channels": 0}, "`channels` must be an integer"),
+        ({"channels": 0}, "`channels` must be a positive integer"),
         ({"dropout": 1}, r"`dropout` must be in \[0, 1\)"),
     ],
 )
