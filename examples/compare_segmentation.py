@@ -165,7 +165,7 @@ def summarize(rows, profile) -> None:
         for column, cells in columns.items()
     }
     plot = os.path.splitext(FLAGS.results)[0] + ".png"
-    analysis.plot_accuracy_cost(curves, plot, title=FLAGS.dataset)
+    analysis.plot_accuracy_cost(curves, plot, title=FLAGS.dataset, metric="mean IoU")
     print(f"The plot is {plot}")
 
 
