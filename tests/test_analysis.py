@@ -284,6 +284,7 @@ def test_resolution_table_refuses(tiny, tiny_cascade, data, tmp_path):
 # === Exits ===
 
 
+@pytest.mark.slow
 def test_exit_gallery(tiny_cascade, batch, plot_file):
     images, _ = batch
     logits = np.stack([np.array(x) for x in tiny_cascade(images).values()])

@@ -141,6 +141,7 @@ def test_mutualnet_from_training_to_its_table(tmp_path, images):
     assert "first" in output
 
 
+@pytest.mark.slow
 def test_analyze_every_family(tmp_path, images, mutualnet):
     """A MutualNet has `resolutions`, a cascade `resolution`."""
     (tmp_path / "rsnet").mkdir()

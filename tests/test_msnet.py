@@ -93,6 +93,7 @@ class TestHighFrequencyResidual:
 
 
 class TestBackbones:
+    @pytest.mark.slow
     def test_densenet_is_that_of_keras(self):
         theirs = keras.applications.DenseNet121(
             include_top=False, weights=None, input_shape=(32, 32, 3)

@@ -356,6 +356,7 @@ def test_loss_scaling(mutual, batch):
         np.testing.assert_allclose(64 * plain, scaled, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_mixed_precision(batch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -238,6 +238,7 @@ class TestFit:
         assert np.abs(kernel - before).max() > 0
 
     @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+    @pytest.mark.slow
     def test_mixed_precision(self, tiny, batch, policy):
         weights = tiny.get_weights()
         expected = tiny(batch[0])

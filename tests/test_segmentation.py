@@ -385,6 +385,7 @@ def test_metrics_that_the_user_passes():
 # === Sizes of images ===
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square(model):
     images, masks = make_masks(8, (30, 44))
     model.compile(training.SGD(0.01, 0.9))
@@ -414,6 +415,7 @@ def test_the_point_selects_the_statistics():
         model.logits(np.zeros((1, 24, 24, 3), "float32"), "r32")
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_stride():
     backbone = backbones.ResNet((1, 1, 1, 1), (8, 8, 8, 8))
     model = keras_resadapt.RSNet(backbone, make_task(), (64,))
@@ -430,6 +432,7 @@ def test_images_smaller_than_the_stride():
 # === What every network can do ===
 
 
+@pytest.mark.slow
 def test_profile_save_and_configuration(model, tmp_path):
     images, masks = make_masks()
     model.compile(training.SGD(0.05), metrics=["mean_iou", "accuracy"])
@@ -463,6 +466,7 @@ def test_another_task_on_the_same_backbone(model):
     assert copy.num_classes == 5
 
 
+@pytest.mark.slow
 def test_half_precision(model):
     images, masks = make_masks(16)
     half = type(model).from_config({**model.get_config(), "dtype": "mixed_float16"})
@@ -474,6 +478,7 @@ def test_half_precision(model):
 
 
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.slow
 def test_two_replicas_are_one(make):
     """Void pixels are counted over both, and scores over all pixels."""
     images, masks = make_masks(8)
@@ -543,6 +548,7 @@ def trained():
 
 
 @pytest.mark.parametrize("decoder", ["refinenet", "light_weight_refinenet"])
+@pytest.mark.slow
 def test_int8_and_litert(trained, decoder, tmp_path):
     from test_litert import CONVOLUTIONS, operators
 
@@ -573,6 +579,7 @@ def test_int8_and_litert(trained, decoder, tmp_path):
         assert (predictions[0] == predictions[1]).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_int8_trains(trained):
     model = quantization.quantize(trained["light_weight_refinenet"], Int8(last=False))
     assert model.head.classifier.stays_in_float

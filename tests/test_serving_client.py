@@ -21,6 +21,8 @@ from keras_resadapt import export
 sys.path.insert(0, example_scripts.EXAMPLES)
 import serving_client  # noqa: E402
 
+pytestmark = pytest.mark.slow  # a server, and an export for it
+
 NAMES = [f"class {i} é" for i in range(7)]
 
 
