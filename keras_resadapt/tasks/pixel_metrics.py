@@ -9,6 +9,7 @@ from keras import ops
 from keras_resadapt.layers.replicas import num_replicas, sum_over_replicas
 from keras_resadapt.tasks.masks import labels_of, weights_of
 from keras_resadapt.tasks.probability_metric import of_logits
+from keras_resadapt.tasks.wrapped_metric import WrappedMetric
 
 SCORES = ("mean_iou", "pixel_accuracy", "mean_accuracy")
 
@@ -151,7 +152,7 @@ def _in_replica() -> bool:
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
-class PixelMetric(keras.metrics.Metric):
+class PixelMetric(WrappedMetric):
     """A metric of class indices and logits over the pixels that are not void.
 
     Args:
@@ -169,9 +170,7 @@ class PixelMetric(keras.metrics.Metric):
         ignore_class: int | None = 255,
         **kwargs,
     ):
-        super().__init__(name=kwargs.pop("name", metric.name), **kwargs)
-        self.metric = metric
-        self.num_classes = num_classes
+        super().__init__(metric, num_classes, **kwargs)
         self.ignore_class = ignore_class
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -184,24 +183,11 @@ class PixelMetric(keras.metrics.Metric):
             ops.reshape(weights, (-1,)),
         )
 
-    def result(self):
-        return self.metric.result()
-
-    def reset_state(self):
-        self.metric.reset_state()
-
     def get_config(self):
         return {
             **super().get_config(),
-            "metric": keras.metrics.serialize(self.metric),
-            "num_classes": self.num_classes,
             "ignore_class": self.ignore_class,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        metric = keras.metrics.deserialize(config["metric"])
-        return cls(**{**config, "metric": metric})
 
 
 def pixel_metrics(

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_resadapt.tasks.wrapped_metric import WrappedMetric
+
 # They compare probabilities with thresholds, and take one-hot labels.
 _OF_PROBABILITIES = (
     keras.metrics.Precision,
@@ -43,7 +45,7 @@ def of_logits(metric: Any, num_classes: int) -> Any:
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
-class ProbabilityMetric(keras.metrics.Metric):
+class ProbabilityMetric(WrappedMetric):
     """A metric of one-hot labels and probabilities, fed with labels and logits.
 
     Args:
@@ -51,31 +53,8 @@ class ProbabilityMetric(keras.metrics.Metric):
         num_classes: Number of classes.
     """
 
-    def __init__(self, metric: keras.metrics.Metric, num_classes: int, **kwargs):
-        super().__init__(name=kwargs.pop("name", metric.name), **kwargs)
-        self.metric = metric
-        self.num_classes = num_classes
-
     def update_state(self, y_true, y_pred, sample_weight=None):
         if len(y_true.shape) < 2 or y_true.shape[-1] != self.num_classes:
             labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
             y_true = ops.one_hot(labels, self.num_classes)
         self.metric.update_state(y_true, ops.softmax(y_pred), sample_weight)
-
-    def result(self):
-        return self.metric.result()
-
-    def reset_state(self):
-        self.metric.reset_state()
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "metric": keras.metrics.serialize(self.metric),
-            "num_classes": self.num_classes,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        metric = keras.metrics.deserialize(config["metric"])
-        return cls(**{**config, "metric": metric})
