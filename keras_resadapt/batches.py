@@ -29,13 +29,7 @@ def labelled_batches(
             have another shape or values that are not finite, or labels are
             not class indices or not one per image.
     """
-    for number, batch in _batches(data, verbose):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                "`data` must yield batches (images, labels). "
-                f"Received: {_describe(batch)}"
-            )
-        images, labels = batch
+    for number, images, labels in _pairs(data, verbose, "labels"):
         labels = ops.convert_to_numpy(labels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
@@ -66,13 +60,7 @@ def target_batches(data: Iterable, verbose: bool = True) -> Iterator[tuple]:
         ValueError: If there are no batches, a batch is not a pair, or images have
             another shape or values that are not finite.
     """
-    for number, batch in _batches(data, verbose):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                "`data` must yield batches (images, targets). "
-                f"Received: {_describe(batch)}"
-            )
-        images, targets = batch
+    for number, images, targets in _pairs(data, verbose, "targets"):
         _check_images(images, number)
         yield images, ops.convert_to_tensor(targets)
 
@@ -127,6 +115,17 @@ def _batches(data, verbose) -> Iterator[tuple[int, object]]:
         raise ValueError("`data` must have at least one batch. It has no batches.")
     if length != number:
         progress.update(number, finalize=True)
+
+
+def _pairs(data, verbose, second: str) -> Iterator[tuple]:
+    """Yields the number, the images and what belongs to them, of each batch."""
+    for number, batch in _batches(data, verbose):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                f"`data` must yield batches (images, {second}). "
+                f"Received: {_describe(batch)}"
+            )
+        yield number, *batch
 
 
 def _views(images) -> tuple:

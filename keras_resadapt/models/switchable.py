@@ -83,12 +83,14 @@ class SwitchableNetwork(Network):
 
     def outputs_at(self, images, point: OperatingPoint, training=None) -> Any:
         """Returns the outputs of the task at one point."""
-        pyramid = self.backbone(
-            self.preprocessing(images), point=point, training=training, pyramid=True
-        )
         # JAX calls `call` itself, so that `training` reaches no inner layer unless
         # it is passed on.
+        pyramid = self._pyramid(images, point, training)
         return self.head(pyramid, point=point, training=training)
+
+    def _pyramid(self, images, point, training):
+        x = self.preprocessing(images)
+        return self.backbone.pyramid(x, point, training)
 
     def features(
         self,
@@ -112,9 +114,7 @@ class SwitchableNetwork(Network):
         """
         point = self.point_at(images) if point is None else self.point_of(point)
         self.check_size(images, point)
-        pyramid = self.backbone(
-            self.preprocessing(images), point=point, training=training, pyramid=True
-        )
+        pyramid = self._pyramid(images, point, training)
         head = Features(pooling).head(LayerSet(), self.backbone.level_strides)
         return head(pyramid, point=point)
 
