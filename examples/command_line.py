@@ -1,4 +1,4 @@
-"""What the command lines of all scripts share: flags, help and errors.
+"""The shared command line of all scripts: flags, help and errors.
 
 Import this module before Keras: it silences TensorFlow's start-up messages.
 """

@@ -122,7 +122,6 @@ def train(resolutions, distillation, seed, source):
         epochs=FLAGS.epochs,
         steps_per_epoch=steps,
         verbose=2,
-        shuffle=False,  # the batches are shuffled already
     )
     return model, history.history["loss"][-1]
 

@@ -1,4 +1,4 @@
-"""What the training scripts share: their flags, and the steps of a run."""
+"""Shared parts of the training scripts: flags, and the steps of a run."""
 
 import contextlib
 import csv
@@ -479,7 +479,6 @@ def train(
             steps_per_epoch=steps,
             validation_data=validation,
             callbacks=callbacks(initial_epoch),
-            shuffle=False,  # the batches are shuffled already
         )
     except tf.errors.InvalidArgumentError:
         for source in sources.all():
