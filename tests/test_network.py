@@ -1,4 +1,4 @@
-"""What all families share: points, metrics, precision, weights files, prediction."""
+"""Tests for all families: points, metrics, precision, weights files, prediction."""
 
 import json
 import warnings

@@ -74,8 +74,8 @@ class Backbone(Block):
 
     Call arguments:
         inputs: Float tensor of shape (batch, height, width, 3).
-        point: The operating point; by default, the one of a backbone of plain
-            layers, which depend on none.
+        point: The operating point; by default `OperatingPoint()`, which suits plain
+            layers, because they depend on no axis.
         training: Whether normalizations use the statistics of the batch.
         pyramid: Whether to return the pyramid instead of its coarsest level.
 

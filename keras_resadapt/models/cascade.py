@@ -17,7 +17,7 @@ from keras_resadapt.tasks import Classification, Features
 
 @dataclasses.dataclass(frozen=True)
 class CascadeState:
-    """What a cascade has computed for a batch of images up to an exit.
+    """The features of a batch of images that a cascade has computed up to an exit.
 
     Attributes:
         model: The cascade that the state belongs to.

@@ -46,6 +46,6 @@ def symbolic_call(function: Callable, *inputs: keras.KerasTensor) -> Any:
         *inputs: The shapes and dtypes of its arguments.
 
     Returns:
-        What the function returns, as `KerasTensor`s.
+        The results of the function, as `KerasTensor`s.
     """
     return backend.compute_output_spec(function, *inputs)

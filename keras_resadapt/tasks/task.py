@@ -1,4 +1,4 @@
-"""What a task defines for the families that serve it."""
+"""The base class of tasks: the interface between a task and the families."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from keras_resadapt.layers.block import Block, LayerSet
 
 
 class Task:
-    """What a network is trained to do: its head, targets, losses and answers.
+    """The head, targets, losses, metrics and responses of a network.
 
     A family (`RSNet`, `MutualNet`) decides how sub-networks share weights and which
     of them teaches which. The task decides everything that depends on what the
