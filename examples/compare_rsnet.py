@@ -26,6 +26,13 @@ import command_line  # first: it silences TensorFlow
 import keras
 import shared_flags
 from absl import flags
+from comparison import (
+    append_row,
+    collect_columns,
+    mean_and_spread,
+    planned_runs,
+    read_rows,
+)
 from tables import print_table
 
 import keras_resadapt
@@ -147,56 +154,21 @@ def _accuracy(model, source, resolution):
     return float(metric.result())
 
 
-def planned_runs(resolutions):
-    """Returns (name, trained resolutions, distillation) of each network to train."""
-    runs = []
-    if "rsnet" in FLAGS.runs:
-        runs.append(("rsnet", resolutions, "full"))
-    if "parallel" in FLAGS.runs:
-        runs.append(("parallel", resolutions, "none"))
-    if "inet" in FLAGS.runs:
-        runs += [(f"inet_{r}", (r,), "none") for r in resolutions]
-    return runs
-
-
-def read_rows(path):
-    """Returns the results of the finished trainings."""
-    if not os.path.exists(path):
-        return []
-    with open(path) as lines:
-        return [json.loads(line) for line in lines]
-
-
-def collect_columns(rows, names) -> dict[str, dict[str, list[float]]]:
-    """Sorts the results into the columns of table 2.
-
-    Returns:
-        The accuracies of all seeds in percent, by column and operating point.
-    """
-    accuracies = {}
-    for row in rows:
-        columns = {row["run"]: names}
-        if row["run"].startswith("inet_"):
-            trained = "r" + row["run"].removeprefix("inet_")
-            columns = {"individual": [trained]}
-            if trained == names[0]:
-                columns[f"only {trained}"] = names
-        for column, points in columns.items():
-            for name in points:
-                cell = accuracies.setdefault(column, {}).setdefault(name, [])
-                cell.append(100 * row["accuracies"][name])
-    return accuracies
-
-
 def summarize(rows, profile):
     """Prints the tables, and plots accuracy against cost."""
     names = [row.point.name for row in profile]
-    accuracies = collect_columns(rows, names)
+    accuracies = collect_columns(rows, names, lambda row, name: row["accuracies"][name])
     print("\nTop-1 accuracy in percent:")
     print_table(
         ["operating point", *accuracies],
         [
-            [name, *(_cell(cells.get(name, [])) for cells in accuracies.values())]
+            [
+                name,
+                *(
+                    mean_and_spread(cells.get(name, []))
+                    for cells in accuracies.values()
+                ),
+            ]
             for name in names
         ],
     )
@@ -224,13 +196,6 @@ def summarize(rows, profile):
     plot = os.path.splitext(FLAGS.results)[0] + ".png"
     analysis.plot_accuracy_cost(curves, plot, title=FLAGS.dataset)
     print(f"The plot is {plot}")
-
-
-def _cell(values):
-    if not values:
-        return "-"
-    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def run(name, resolutions, distillation, seed, sources) -> dict:
@@ -263,13 +228,12 @@ def main():
     os.makedirs(os.path.dirname(FLAGS.results) or ".", exist_ok=True)
     finished = {(row["run"], row["seed"]) for row in read_rows(FLAGS.results)}
     for seed in FLAGS.seeds:
-        for name, trained, distillation in planned_runs(resolutions):
+        for name, trained, distillation in planned_runs(FLAGS.runs, resolutions):
             if (name, seed) in finished:
                 continue
             row = run(name, trained, distillation, seed, sources)
             print(json.dumps(row), flush=True)
-            with open(FLAGS.results, "a") as lines:
-                lines.write(json.dumps(row) + "\n")
+            append_row(FLAGS.results, row)
     num_classes = sources["train"].num_classes
     profile = build_model(num_classes, resolutions, "none").profile()
     summarize(read_rows(FLAGS.results), profile)

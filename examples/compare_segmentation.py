@@ -23,6 +23,13 @@ import command_line  # first: it silences TensorFlow
 import keras
 import shared_flags
 from absl import flags
+from comparison import (
+    append_row,
+    collect_columns,
+    mean_and_spread,
+    planned_runs,
+    read_rows,
+)
 from tables import print_table
 
 import keras_resadapt
@@ -114,50 +121,20 @@ def run(name, resolutions, distillation, seed, sources) -> dict:
     }
 
 
-def planned_runs(resolutions):
-    """Returns (name, trained resolutions, distillation) of each network to train."""
-    runs = {
-        "rsnet": [("rsnet", resolutions, "full")],
-        "parallel": [("parallel", resolutions, "none")],
-        "inet": [(f"inet_{r}", (r,), "none") for r in resolutions],
-    }
-    return [run for name in FLAGS.runs for run in runs[name]]
-
-
-def read_rows(path) -> list[dict]:
-    """Returns the results of the finished trainings."""
-    if not os.path.exists(path):
-        return []
-    with open(path) as lines:
-        return [json.loads(line) for line in lines]
-
-
-def collect_columns(rows, names, score) -> dict[str, dict[str, list[float]]]:
-    """Returns the scores of all seeds in percent, by column and operating point."""
-    columns = {}
-    for row in rows:
-        cells = {row["run"]: names}
-        if row["run"].startswith("inet_"):
-            trained = "r" + row["run"].removeprefix("inet_")
-            cells = {"individual": [trained]}
-            if trained == names[0]:
-                cells[f"only {trained}"] = names
-        for column, points in cells.items():
-            for name in points:
-                values = columns.setdefault(column, {}).setdefault(name, [])
-                values.append(100 * row["scores"][name][score])
-    return columns
-
-
 def summarize(rows, profile) -> None:
     """Prints one table per score, and plots mean IoU against cost."""
     names = [row.point.name for row in profile]
     for score in SCORES:
-        columns = collect_columns(rows, names, score)
+        columns = collect_columns(
+            rows, names, lambda row, name: row["scores"][name][score]
+        )
         print(f"\n{score} in percent:")
         print_table(
             ["operating point", *columns],
-            [[n, *(_cell(c.get(n, [])) for c in columns.values())] for n in names],
+            [
+                [n, *(mean_and_spread(c.get(n, [])) for c in columns.values())]
+                for n in names
+            ],
         )
     madds = {row.point.name: row.madds for row in profile}
     curves = {
@@ -169,13 +146,6 @@ def summarize(rows, profile) -> None:
     print(f"The plot is {plot}")
 
 
-def _cell(values) -> str:
-    if not values:
-        return "-"
-    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
 def main():
     resolutions = tuple(FLAGS.resolutions)
     sources = {
@@ -183,13 +153,12 @@ def main():
     }
     os.makedirs(os.path.dirname(FLAGS.results) or ".", exist_ok=True)
     for seed in FLAGS.seeds:
-        for name, trained, distillation in planned_runs(resolutions):
+        for name, trained, distillation in planned_runs(FLAGS.runs, resolutions):
             done = {(row["run"], row["seed"]) for row in read_rows(FLAGS.results)}
             if (name, seed) in done:
                 continue
             row = run(name, trained, distillation, seed, sources)
-            with open(FLAGS.results, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(FLAGS.results, row)
             print(json.dumps(row["scores"]), flush=True)
     model = build_model(sources["train"].num_classes, resolutions, "none")
     summarize(read_rows(FLAGS.results), model.profile())
