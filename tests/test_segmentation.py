@@ -534,6 +534,44 @@ def test_calibration_of_a_slimmable_decoder():
     assert rows[narrow].params < 0.4 * rows[full].params
 
 
+def test_calibration_with_images_that_are_not_square():
+    """Both sides are scaled as in `fit`."""
+    model, point = make_mutual(), OperatingPoint(16, 0.5)
+    images, _ = make_masks(4, (32, 48))
+    views = tuple(layers.resize_bilinear(images, (r, r * 3 // 2)) for r in RESOLUTIONS)
+    statistics = []
+    for batch in (images, (views, None)):
+        inference.calibrate_batch_norm(model, [batch], [point], verbose=False)
+        pairs = [np.array(model.logits(views[-1], point))]
+        statistics.append(pairs)
+        model.forget_statistics()
+    np.testing.assert_allclose(*statistics, rtol=1e-5, atol=1e-6)
+    assert statistics[0][0].shape == (4, 16, 24, CLASSES)
+    with pytest.raises(ValueError, match="at least 2 pixels per side.*1 x 24"):
+        inference.calibrate_batch_norm(model, [images[:, :2]], [point], verbose=False)
+
+
+@pytest.mark.slow
+def test_int8_of_a_slimmable_decoder():
+    """Its decisions are those of the float network at calibrated points."""
+    keras.utils.set_random_seed(0)
+    floating = make_mutual()
+    floating.compile(keras.optimizers.Adam(0.01))
+    images, masks = make_masks(16)
+    floating.fit(images, masks, batch_size=8, epochs=4, verbose=0)
+    points = [floating.full_point, OperatingPoint(16, 0.5)]
+    inference.calibrate_batch_norm(floating, [images], points[1:], verbose=False)
+    model = quantization.quantize(floating, Int8())
+    quantization.calibrate_ranges(model, [images], points, verbose=False)
+    for point in points:
+        view = layers.resize_bilinear(images, point.resolution)
+        expected = np.array(floating.logits(view, point))
+        logits = np.array(model.logits(view, point))
+        assert np.abs(logits - expected).max() > 0
+        same = logits.argmax(axis=-1) == expected.argmax(axis=-1)
+        assert same.mean() > 0.95, point
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A network of each decoder after some training."""
