@@ -5,6 +5,7 @@ it alone contributes.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -122,19 +123,28 @@ def gather_from_workers(value: Any) -> list:
         return [json.loads(text)[1]]
     import tensorflow as tf
 
-    strategy = _JOINED[0]
-
-    def gather(row):
-        rows = strategy.experimental_distribute_values_from_function(lambda _: row)
-        return strategy.gather(rows, axis=0).numpy()
-
     # Collective operations have no bytes.
-    data = tf.constant([list(text.encode())], tf.int32)
-    length = int(gather(tf.shape(data)[1:]).max())
-    padded = tf.pad(data, [(0, 0), (0, length - data.shape[1])], constant_values=32)
+    sent = tf.constant(list(text.encode() + b"\n"), tf.int32)
+    received = bytes(_gather_function(_JOINED[0])(sent).numpy().tolist())
     # Each replica of a worker sends a copy.
-    by_worker = dict(json.loads(bytes(row.tolist())) for row in gather(padded))
+    by_worker = dict(json.loads(line) for line in received.splitlines())
     return [by_worker[index] for index in sorted(by_worker)]
+
+
+@functools.cache
+def _gather_function(strategy):
+    """Returns a function that joins the vectors of all workers."""
+    import tensorflow as tf
+
+    def in_replica(vector):
+        return tf.distribute.get_replica_context().all_gather(vector, axis=0)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
+    def gather(vector):
+        joined = strategy.run(in_replica, args=(vector,))
+        return strategy.experimental_local_results(joined)[0]
+
+    return gather
 
 
 def check_workers_agree(properties: Mapping[str, Any]) -> None:
