@@ -1,4 +1,6 @@
-"""The sandwich rule, one sub-network after the other (TensorFlow)."""
+"""The sandwich rule over slices, one sub-network after the other (TensorFlow)."""
+
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -26,22 +28,53 @@ def draw_sub_networks(
         `DrawnWidth`s; resolutions are scalar tensors. The list is empty for a network
         of one width and one resolution.
     """
-    import tensorflow as tf
-
     smallest, largest = width_range
     if smallest == largest and len(resolutions) == 1:
         return []
-    step = ops.cast(step, "int32")
-    uniform = tf.random.stateless_uniform(
-        (2, num_random_widths + 1), seed=(seed, step), dtype=tf.float64
+    widths, places = draw_widths_and_places(
+        step, seed, width_range, len(resolutions), num_random_widths + 1
     )
-    widths = smallest + uniform[0] * (largest - smallest)
-    place = tf.cast(uniform[1] * len(resolutions), tf.int32)
-    sizes = tf.gather(tf.constant(resolutions, tf.int32), place)
+    sizes = ops.take(ops.convert_to_tensor(resolutions, "int32"), places)
     return [
         (smallest if i == 0 else DrawnWidth(widths[i]), sizes[i])
         for i in range(num_random_widths + 1)
     ]
+
+
+def draw_widths_and_places(
+    step, seed: int, width_range, num_resolutions: int, count: int
+) -> tuple:
+    """Draws widths, and the places of resolutions in their list, uniformly.
+
+    They depend on the seed and on the step alone. TensorFlow and JAX have different
+    random generators, and draw different numbers.
+
+    Args:
+        step: The step's number, a scalar tensor.
+        seed: Non-negative integer.
+        width_range: Smallest and largest width.
+        num_resolutions: Number of resolutions to draw from.
+        count: How many to draw.
+
+    Returns:
+        A vector of widths, float64 on TensorFlow and float32 on JAX; and an int32
+        vector of places.
+    """
+    smallest, largest = width_range
+    step = ops.cast(step, "int32")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        uniform = jax.random.uniform(key, (2, count))
+    else:
+        import tensorflow as tf
+
+        uniform = tf.random.stateless_uniform(
+            (2, count), seed=(seed, step), dtype=tf.float64
+        )
+    widths = smallest + uniform[0] * (largest - smallest)
+    return widths, ops.cast(uniform[1] * num_resolutions, "int32")
 
 
 def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None):
@@ -64,24 +97,16 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
     """
     import tensorflow as tf
 
-    # TensorFlow's variables: it makes no zero gradients for those of Keras.
-    variables = [variable.value for variable in model.trainable_variables]
     size = size or tuple(images.shape[1:3])
-
-    def run(images, point, loss_of):
-        with tf.GradientTape() as tape:
-            outputs = model.task.align(model(images, point=point, training=True), size)
-            loss = loss_of(outputs)
-            scaled = model.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
-        return loss, outputs, gradients
 
     def full_loss(outputs):
         return model.compute_loss(
             y=y, y_pred={model.full_point.name: outputs}, sample_weight=sample_weight
         )
 
-    loss, full_outputs, gradients = run(images, model.full_point, full_loss)
+    loss, full_outputs, gradients = gradients_of_loss(
+        model, images, model.full_point, size, full_loss
+    )
     teacher = keras.tree.map_structure(tf.stop_gradient, full_outputs)
 
     def sub_loss(outputs):
@@ -91,8 +116,34 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
         with tf.control_dependencies(gradients):
             images = tf.identity(images)
         view = resize_to_corners(images, model.scaled_size(images, resolution))
-        loss_here, _, more = run(view, point, sub_loss)
+        loss_here, _, more = gradients_of_loss(model, view, point, size, sub_loss)
         loss += loss_here
         gradients = [a + b for a, b in zip(gradients, more)]
     # Keras's losses are divided by the number of replicas.
     return loss * num_replicas(), full_outputs, gradients
+
+
+def gradients_of_loss(model, images, point, size: tuple, loss_of: Callable) -> tuple:
+    """Runs one network forward and backward, on TensorFlow.
+
+    Args:
+        model: A `MutualNet`.
+        images: Tensor at the resolution of the network.
+        point: The operating point.
+        size: Height and width to align outputs to.
+        loss_of: A function from the aligned outputs to the loss.
+
+    Returns:
+        The loss, the aligned outputs, and the gradient of the loss as the optimizer
+        scales it, one tensor per trainable variable.
+    """
+    import tensorflow as tf
+
+    # TensorFlow's variables: it makes no zero gradients for those of Keras.
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        outputs = model.task.align(model(images, point=point, training=True), size)
+        loss = loss_of(outputs)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+    return loss, outputs, gradients
