@@ -8,7 +8,8 @@ from keras import ops
 
 from keras_resadapt.layers import resize_to_corners
 from keras_resadapt.layers.replicas import num_replicas
-from keras_resadapt.models.sandwich import draw_widths_and_places, gradients_of_loss
+from keras_resadapt.models.philox import stateless_uniform
+from keras_resadapt.models.sandwich import gradients_of_loss
 from keras_resadapt.points import DrawnWidth, MaskedPoint, OperatingPoint
 
 
@@ -69,6 +70,27 @@ def add_sub_networks(
         return ops.switch(places[i], branches(masked), widths[i], *totals)
 
     return ops.fori_loop(1, count, body, totals)
+
+
+def draw_widths_and_places(
+    step, seed: int, width_range, num_resolutions: int, count: int
+) -> tuple:
+    """Draws the sub-networks that `draw_sub_networks` draws.
+
+    Args:
+        step, seed, width_range: As for `draw_sub_networks`.
+        num_resolutions: Number of resolutions to draw from.
+        count: Number of sub-networks.
+
+    Returns:
+        A vector of widths, which is float64 on TensorFlow and float32 on JAX, and an
+        int32 vector of the places of resolutions in their list.
+    """
+    smallest, largest = width_range
+    dtype = "float64" if keras.backend.backend() == "tensorflow" else "float32"
+    uniform = stateless_uniform(2 * count, seed, step, dtype)
+    widths = smallest + uniform[:count] * (largest - smallest)
+    return widths, ops.cast(uniform[count:] * num_resolutions, "int32")
 
 
 def tensorflow_gradients(model, images, y, sample_weight, size=None):

@@ -340,20 +340,20 @@ class MutualNet(SwitchableNetwork):
 
         Args:
             *args, **kwargs: As for `Network.compile`.
-            jit_compile: `"auto"` means False on TensorFlow, except on a TPU: slices
-                cost what their multiply-adds say, and masked networks cost as much
-                as the full one.
+            jit_compile: `"auto"` means False on TensorFlow: a slice costs what its
+                multiply-adds say, and a masked network as much as the full one.
         """
         asked = jit_compile
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = on_tpu()
+            jit_compile = False
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         self._asked_jit_compile = asked
 
     @property
     def masks_channels(self) -> bool:
         """Whether training masks channels instead of slicing kernels."""
-        return keras.backend.backend() != "tensorflow" or self.jit_compile
+        # A TPU compiles every step with XLA.
+        return keras.backend.backend() == "jax" or self.jit_compile or on_tpu()
 
     def make_train_function(self, force=False):
         require_tensorflow_or_jax("MutualNet.fit")

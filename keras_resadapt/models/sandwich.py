@@ -28,53 +28,22 @@ def draw_sub_networks(
         `DrawnWidth`s; resolutions are scalar tensors. The list is empty for a network
         of one width and one resolution.
     """
+    import tensorflow as tf
+
     smallest, largest = width_range
     if smallest == largest and len(resolutions) == 1:
         return []
-    widths, places = draw_widths_and_places(
-        step, seed, width_range, len(resolutions), num_random_widths + 1
+    step = ops.cast(step, "int32")
+    uniform = tf.random.stateless_uniform(
+        (2, num_random_widths + 1), seed=(seed, step), dtype=tf.float64
     )
-    sizes = ops.take(ops.convert_to_tensor(resolutions, "int32"), places)
+    widths = smallest + uniform[0] * (largest - smallest)
+    place = tf.cast(uniform[1] * len(resolutions), tf.int32)
+    sizes = tf.gather(tf.constant(resolutions, tf.int32), place)
     return [
         (smallest if i == 0 else DrawnWidth(widths[i]), sizes[i])
         for i in range(num_random_widths + 1)
     ]
-
-
-def draw_widths_and_places(
-    step, seed: int, width_range, num_resolutions: int, count: int
-) -> tuple:
-    """Draws widths, and the places of resolutions in their list, uniformly.
-
-    They depend on the seed and on the step alone. TensorFlow and JAX have different
-    random generators, and draw different numbers.
-
-    Args:
-        step: The step's number, a scalar tensor.
-        seed: Non-negative integer.
-        width_range: Smallest and largest width.
-        num_resolutions: Number of resolutions to draw from.
-        count: How many to draw.
-
-    Returns:
-        A vector of widths, float64 on TensorFlow and float32 on JAX; and an int32
-        vector of places.
-    """
-    smallest, largest = width_range
-    step = ops.cast(step, "int32")
-    if keras.backend.backend() == "jax":
-        import jax
-
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        uniform = jax.random.uniform(key, (2, count))
-    else:
-        import tensorflow as tf
-
-        uniform = tf.random.stateless_uniform(
-            (2, count), seed=(seed, step), dtype=tf.float64
-        )
-    widths = smallest + uniform[0] * (largest - smallest)
-    return widths, ops.cast(uniform[1] * num_resolutions, "int32")
 
 
 def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None):
