@@ -38,7 +38,9 @@ def training_batches(
     deterministic: bool | None = None,
     drop_remainder: bool = True,
     initial_epoch: int = 0,
+    initial_step: int = 0,
     epochs: int | None = None,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns shuffled, randomly cropped and flipped batches, epoch after epoch.
@@ -53,16 +55,25 @@ def training_batches(
         steps = source.steps_per_epoch(128)
         model.fit(batches, steps_per_epoch=steps, initial_epoch=k, epochs=90)
 
-    An image that cannot be decoded is skipped, and another one takes its place, so
-    that epochs keep their length. `check_pictures(source)` returns the names of the
-    skipped images.
+    The first batch can also be that of a later step of the first epoch:
+    `initial_step=s` gives the batches of the uninterrupted run from step s of epoch k
+    on. No image is read or decoded for the steps before it.
+
+    An image that cannot be decoded is replaced by an image near it in the order of the
+    epoch. The other images of the epoch keep their places. `check_pictures(source)`
+    returns the names of the broken images.
+
+    With several workers, each worker reads, decodes and augments its own rows of every
+    global batch: worker i of n has the argument `shard=(i, n)`. The rows of all workers
+    are, in the order of the workers, the batch of a single process, bit for bit.
 
     Sources: RS-Net, section 4.1 (one crop, area in [0.08, 1], aspect ratio in
     [3/4, 4/3], flip) and table 6 (one crop per resolution).
 
     Args:
         source: The result of `load_source`.
-        batch_size: Images per batch, a positive integer.
+        batch_size: Images per batch over all shards, a positive integer that the
+            number of shards divides.
         resolutions: An integer, or integers with the largest first (equal ones are
             allowed), in pixels.
         crop: `"random_resized"` resizes a random box. `"pad"` resizes the short side
@@ -86,8 +97,14 @@ def training_batches(
         drop_remainder: Whether to leave out the last images of an epoch that do not
             fill a batch.
         initial_epoch: The first epoch, at least 0.
-        epochs: Number of epochs, a positive integer, or None for no end.
+        initial_step: The first step of the first epoch, at least 0 and less than the
+            number of steps per epoch.
+        epochs: Number of epochs, a positive integer, or None for no end. The first
+            epoch counts fully, also if it starts at a later step.
+        shard: (index, count), the number of this worker, from 0 on, and the number of
+            workers. Several shards need a `seed` and `drop_remainder=True`.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
+            Each shard counts the broken images among its own.
 
     Returns:
         `tf.data.Dataset` of (images, labels). Images are float32 (batch, R, R, 3) in
@@ -117,7 +134,9 @@ def training_batches(
         deterministic,
         drop_remainder,
         initial_epoch,
+        initial_step,
         epochs,
+        shard,
         max_broken_fraction,
     )
     in_tuple = crop_per_resolution and not single
@@ -134,28 +153,19 @@ def training_batches(
                 image, uniforms, source, view_sizes, area_range, aspect_range, flip
             )
 
-    def make_elements(records, pass_seed):
-        def make_element(place, record):
-            handle, label, _ = record
-            uniforms = tf.random.stateless_uniform(
-                (len(view_sizes), augmentation.UNIFORMS),
-                seed=tf.stack([pass_seed, place]),
-            )
-            return make_views(source.read(handle), uniforms), tf.cast(label, tf.int64)
-
-        return without_broken(
-            records,
-            make_element,
-            source,
-            all_epochs.deterministic,
-            max_broken_fraction,
-        ).map(lambda place, element: element)
+    def make_element(epoch_seed, place, record):
+        handle, label, _ = record
+        uniforms = tf.random.stateless_uniform(
+            (len(view_sizes), augmentation.UNIFORMS),
+            seed=tf.stack([epoch_seed, place]),
+        )
+        return make_views(source.read(handle), uniforms), tf.cast(label, tf.int64)
 
     def finish(images, labels):
         images = tuple(tf.cast(image, tf.float32) for image in images)
         return (images if in_tuple else images[0]), labels
 
-    return all_epochs.batches(make_elements, finish)
+    return all_epochs.batches(make_element, finish)
 
 
 def evaluation_batches(

@@ -32,15 +32,17 @@ def segmentation_training_batches(
     deterministic: bool | None = None,
     drop_remainder: bool = True,
     initial_epoch: int = 0,
+    initial_step: int = 0,
     epochs: int | None = None,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns shuffled batches of random crops and their masks, epoch after epoch.
 
     An image and its mask are scaled by the same random number, cropped at the same
     random place and flipped together. Colors are changed in the image alone. Labels
-    are never interpolated. Epochs, seeds, resuming and broken images are as for
-    `training_batches`.
+    are never interpolated. Epochs, seeds, resuming, shards and broken images are
+    as for `training_batches`.
 
     Sources: RS-Net, appendix C, and RefineNet, whose training scales are from 0.5 to 2.
 
@@ -56,8 +58,9 @@ def segmentation_training_batches(
         flip: Whether to mirror half of the images left to right.
         color_jitter: Strength, in [0, 1), of random changes of brightness, contrast
             and saturation.
-        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch, epochs,
-            max_broken_fraction: As for `training_batches`.
+        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch,
+            initial_step, epochs, shard, max_broken_fraction: As for
+            `training_batches`.
 
     Returns:
         `tf.data.Dataset` of (images, masks): float32 (batch, height, width, 3) in
@@ -91,35 +94,44 @@ def segmentation_training_batches(
         deterministic,
         drop_remainder,
         initial_epoch,
+        initial_step,
         epochs,
+        shard,
         max_broken_fraction,
     )
 
-    def make_elements(records, pass_seed):
-        def augment(place, element):
-            image, mask = source.check_mask(*element)
-            uniforms = tf.random.stateless_uniform(
-                (augmentation.UNIFORMS,), seed=tf.stack([pass_seed, place])
-            )
-            if color_jitter:
-                image = augmentation.random_colors(image, uniforms, color_jitter)
-            image, mask = augmentation.random_scale_and_crop(
-                image, mask, uniforms, size, scale_range, source.ignore_class
-            )
-            if flip:
-                image, mask = augmentation.random_flip_pair(image, mask, uniforms)
-            return image, mask
-
-        return _decoded(
-            records, source, all_epochs.deterministic, max_broken_fraction
-        ).map(
-            augment,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=all_epochs.deterministic,
+    def make_element(epoch_seed, place, record):
+        image, mask = source.read_decoded(record)
+        # An image that fails here is replaced. A wrong mask must stop the training
+        # instead, so it is only described here and raises its error in `finish`.
+        faults = source.mask_faults(image, mask, record[2])
+        mask = _same_size(mask, image)
+        uniforms = tf.random.stateless_uniform(
+            (augmentation.UNIFORMS,), seed=tf.stack([epoch_seed, place])
         )
+        if color_jitter:
+            image = augmentation.random_colors(image, uniforms, color_jitter)
+        image, mask = augmentation.random_scale_and_crop(
+            image, mask, uniforms, size, scale_range, source.ignore_class
+        )
+        if flip:
+            image, mask = augmentation.random_flip_pair(image, mask, uniforms)
+        return image, mask, faults
 
-    return all_epochs.batches(
-        make_elements, lambda images, masks: (images, tf.cast(masks, tf.int32))
+    def finish(images, masks, faults):
+        with tf.control_dependencies(source.check_faults(faults)):
+            return tf.identity(images), tf.cast(masks, tf.int32)
+
+    return all_epochs.batches(make_element, finish)
+
+
+def _same_size(mask, image):
+    """Returns the mask, or an empty mask of the image's size if the sizes differ."""
+    size = tf.shape(image)[:2]
+    return tf.cond(
+        tf.reduce_all(tf.equal(tf.shape(mask), size)),
+        lambda: mask,
+        lambda: tf.zeros(size, mask.dtype),
     )
 
 
