@@ -135,9 +135,7 @@ class Epochs:
                 self._message(),
             )
             first = tf.where(epoch == self.initial_epoch, first_place, 0)
-            elements = places.rows(
-                tf.cast(first, tf.int64), images_per_epoch, is_read
-            )
+            elements = places.rows(tf.cast(first, tf.int64), images_per_epoch, is_read)
             return elements.rebatch(rows, drop_remainder=self.drop_remainder)
 
         last = tf.int64.max if self.epochs is None else self.initial_epoch + self.epochs

@@ -12,11 +12,13 @@ from keras_resadapt.data.checks import (
     check_positive,
     check_range,
     check_resolutions,
+    check_shard,
 )
 from keras_resadapt.data.decoding import decode
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.preprocessing import preprocess
 from keras_resadapt.data.segmentation_source import SegmentationSource
+from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
 from keras_resadapt.data.source import ImageSource
 
 CROPS = ("random_resized", "pad")
@@ -174,6 +176,7 @@ def evaluation_batches(
     resolutions: int | Sequence[int],
     *,
     crop_fraction: float = 0.875,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns every image once, in order, at every resolution.
@@ -191,6 +194,11 @@ def evaluation_batches(
         resolutions: An integer, or integers with the largest first, in pixels.
         crop_fraction: Resolution divided by the resized short side, in (0, 1]. With
             1.0, the whole short side is visible.
+        shard: (index, count), the number of this worker, from 0 on, and the number of
+            workers, which must divide `batch_size`. Each worker reads its own rows of
+            every global batch. All workers have the same number of batches and, all
+            together, every image once. A worker can have fewer rows, or none, in the
+            last batch. Broken images leave batches with fewer rows.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
 
     Returns:
@@ -208,6 +216,7 @@ def evaluation_batches(
     sizes, single = check_resolutions(resolutions)
     check_positive("batch_size", batch_size)
     check_crop_fraction(crop_fraction)
+    check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
 
     def views(images):
@@ -228,10 +237,8 @@ def evaluation_batches(
             image = views(image)
         return image, tf.cast(label, tf.int64)
 
-    batches = (
-        without_broken(source.records, make_element, source, True, max_broken_fraction)
-        .map(lambda place, element: element)
-        .batch(batch_size)
+    batches = _ordered_batches(
+        source, make_element, batch_size, shard, max_broken_fraction
     )
     if same_size:
         batches = batches.map(
@@ -240,10 +247,21 @@ def evaluation_batches(
         )
     if single:
         batches = batches.map(lambda images, labels: (images[0], labels))
-    if source.known_broken is not None:
-        count = -(-(source.num_examples - source.known_broken) // batch_size)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return with_cardinality(batches, source, batch_size, shard).prefetch(
+        tf.data.AUTOTUNE
+    )
+
+
+def _ordered_batches(source, make_element, batch_size, shard, max_broken_fraction):
+    if shard[1] > 1:
+        return sharded_batches(
+            source, make_element, batch_size, shard, max_broken_fraction
+        )
+    return (
+        without_broken(source.records, make_element, source, True, max_broken_fraction)
+        .map(lambda place, element: element)
+        .batch(batch_size)
+    )
 
 
 def _check_source(source):

@@ -11,10 +11,12 @@ from keras_resadapt.data.checks import (
     check_broken_fraction,
     check_positive,
     check_range,
+    check_shard,
 )
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.preprocessing import short_side_size
 from keras_resadapt.data.segmentation_source import SegmentationSource
+from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
 
 Size = int | tuple[int, int]
 
@@ -141,6 +143,7 @@ def segmentation_evaluation_batches(
     resolutions: Size | Sequence[Size] | None = None,
     *,
     stride: int = 32,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns every whole image once, in order, with its mask at the original size.
@@ -161,6 +164,7 @@ def segmentation_evaluation_batches(
             of two integers, these are two resolutions. None for images at their own
             size.
         stride: Stride of the network, a positive integer.
+        shard: As for `evaluation_batches`.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
 
     Returns:
@@ -176,6 +180,7 @@ def segmentation_evaluation_batches(
     _check_source(source)
     check_positive("batch_size", batch_size)
     check_positive("stride", stride)
+    check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
     single = resolutions is None or hasattr(resolutions, "__index__")
     sizes = [resolutions] if single else list(resolutions)
@@ -197,36 +202,44 @@ def segmentation_evaluation_batches(
             size = short_side_size(shape, int(size), stride)
         return resize(image, size[0], size[1])
 
-    def make_views(place, element):
-        image, mask = source.check_mask(*element)
+    def make_views(image, mask):
         if source.image_shape is not None:
             image = tf.ensure_shape(image, (*source.image_shape, 3))
             mask = tf.ensure_shape(mask, source.image_shape)
         views = tuple(view(image, size) for size in sizes)
         return (views[0] if single else views), tf.cast(mask, tf.int32)
 
-    batches = (
-        _decoded(source.records, source, True, max_broken_fraction)
-        .map(make_views, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
-    )
-    if source.known_broken is not None:
-        count = -(-(source.num_examples - source.known_broken) // batch_size)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return batches.prefetch(tf.data.AUTOTUNE)
-
-
-def _decoded(records, source, deterministic, max_broken_fraction):
-    """Returns (place, (image, mask, name)) of the records that are not broken.
-
-    Errors of the checks that follow are not ignored.
-    """
-
     def decode(place, record):
         image, mask = source.read_decoded(record)
         return image, mask, record[2]
 
-    return without_broken(records, decode, source, deterministic, max_broken_fraction)
+    if shard[1] > 1:
+
+        def make_element(place, record):
+            image, mask = source.read_decoded(record)
+            faults = source.mask_faults(image, mask, record[2])
+            return *make_views(image, _same_size(mask, image)), faults
+
+        def check(images, masks, faults):
+            with tf.control_dependencies(source.check_faults(faults)):
+                return tf.nest.map_structure(tf.identity, (images, masks))
+
+        batches = sharded_batches(
+            source, make_element, batch_size, shard, max_broken_fraction, stride
+        ).map(check)
+    else:
+        # Errors of the checks that follow are not ignored.
+        batches = (
+            without_broken(source.records, decode, source, True, max_broken_fraction)
+            .map(
+                lambda place, element: make_views(*source.check_mask(*element)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .batch(batch_size)
+        )
+    return with_cardinality(batches, source, batch_size, shard).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def _check_source(source):

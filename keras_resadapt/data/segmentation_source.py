@@ -122,8 +122,15 @@ class SegmentationSource(ImageSource):
         Args:
             faults: The results of `mask_faults`, stacked.
         """
+        # One valid row more, because a batch can be empty
+        faults = MaskFaults(
+            *(
+                tf.pad(x, [(0, 1)] + [(0, 0)] * (x.shape.rank - 1), constant_values=c)
+                for x, c in zip(faults, ("", 0, 0, -1))
+            )
+        )
         differ = tf.reduce_any(faults.image_size != faults.mask_size, axis=1)
-        i = tf.argmax(differ)
+        i = tf.argmax(tf.cast(differ, tf.int32))
         checks = [
             tf.debugging.Assert(
                 tf.logical_not(tf.reduce_any(differ)),

@@ -164,7 +164,10 @@ class Places:
         made = tf.cond(
             tf.equal(number, expected) & ~is_marker & ~additional, regular, filled
         )
-        return (tf.where(is_marker, tf.constant(0, tf.int64), number + 1), now_broken), made
+        return (
+            tf.where(is_marker, tf.constant(0, tf.int64), number + 1),
+            now_broken,
+        ), made
 
     def _check(self, broken):
         return tf.debugging.Assert(
