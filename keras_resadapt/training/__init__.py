@@ -21,4 +21,19 @@ from keras_resadapt.training.recipe import (
     Recipe,
 )
 from keras_resadapt.training.sgd import SGD
-from keras_resadapt.training.strategy import STRATEGIES, strategy_scope
+from keras_resadapt.training.strategy import (
+    STRATEGIES,
+    WORKER_TIMEOUT,
+    strategy_scope,
+)
+from keras_resadapt.training.workers import (
+    WorkerLostError,
+    check_shared_folder,
+    check_workers_agree,
+    gather_from_workers,
+    is_chief,
+    num_workers,
+    reporting_lost_workers,
+    run_on_chief,
+    software_properties,
+)
