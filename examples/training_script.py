@@ -483,11 +483,7 @@ def training_batches(
 
 
 def classification_batches(
-    source: data.ImageSource,
-    model: keras.Model,
-    initial_epoch: int,
-    initial_step: int,
-    crop_per_resolution: bool,
+    source: data.ImageSource, model: keras.Model, crop_per_resolution: bool, **position
 ) -> tf.data.Dataset:
     """Returns the batches on which a classifier is trained."""
     sizes = shared_flags.resolutions_of(model)
@@ -496,8 +492,7 @@ def classification_batches(
         source,
         sizes if crop_per_resolution else largest,
         crop_per_resolution=crop_per_resolution,
-        initial_epoch=initial_epoch,
-        initial_step=initial_step,
+        **position,
     )
 
 
@@ -593,10 +588,9 @@ def train(
     make_batches = script.make_training_batches or functools.partial(
         classification_batches, crop_per_resolution=script.crop_per_resolution
     )
-    initial_epoch, initial_step = state.data_position(steps)
-    batches = make_batches(
-        sources.train, model, initial_epoch=initial_epoch, initial_step=initial_step
-    )
+    epoch, step = state.data_position(steps)
+    position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
+    batches = make_batches(sources.train, model, **position)
     if script.make_evaluation_batches is not None:
         validation = script.make_evaluation_batches(sources.validation, model)
     else:
