@@ -1,17 +1,17 @@
 """Training on several workers: processes on this machine, and their cluster."""
 
 import json
-import os
 import pathlib
 import socket
 import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import worker_script
+from example_scripts import check_script, write_image_folder
+from local_workers import free_addresses, start_workers, wait_for
 
 from keras_resadapt import training
 from keras_resadapt.training import rendezvous
@@ -19,20 +19,6 @@ from keras_resadapt.training.cluster import Cluster, find_cluster
 from keras_resadapt.training.rendezvous import meet
 
 HERE = pathlib.Path(__file__).parent
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def addresses_of(count):
-    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 # === The description of the cluster ===
@@ -139,13 +125,13 @@ def cluster_of(addresses, index):
 
 def test_workers_meet_twice():
     """The ports are free again at once."""
-    addresses = addresses_of(3)
+    addresses = free_addresses(3)
     for _ in range(2):
         assert meet_all([cluster_of(addresses, i) for i in range(3)]) == [None] * 3
 
 
 def test_a_cluster_that_differs_between_workers():
-    addresses = addresses_of(2)
+    addresses = free_addresses(2)
     other = [addresses[0], addresses[1].replace("127.0.0.1", "localhost")]
     errors = meet_all([cluster_of(addresses, 0), cluster_of(other, 1)])
     for error in errors:
@@ -155,7 +141,7 @@ def test_a_cluster_that_differs_between_workers():
 
 
 def test_two_workers_of_one_index():
-    addresses = addresses_of(3)
+    addresses = free_addresses(3)
     clusters = [cluster_of(addresses, i) for i in (0, 1, 1)]
     errors = meet_all(clusters, 1.5)
     # The second one may find the port of the first one in use.
@@ -165,7 +151,7 @@ def test_two_workers_of_one_index():
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_port_in_use(taken, monkeypatch):
     monkeypatch.setattr(rendezvous, "_PATIENCE", 0.1)
-    addresses = addresses_of(2)
+    addresses = free_addresses(2)
     with socket.socket() as other:
         other.bind(("127.0.0.1", int(addresses[taken].split(":")[1])))
         other.listen()
@@ -181,7 +167,7 @@ def test_a_port_in_use(taken, monkeypatch):
 
 
 def test_a_worker_that_does_not_come():
-    addresses = addresses_of(3)
+    addresses = free_addresses(3)
     errors = meet_all([cluster_of(addresses, i) for i in range(2)], 0.5)
     for error in errors:
         assert isinstance(error, TimeoutError)
@@ -189,14 +175,14 @@ def test_a_worker_that_does_not_come():
 
 
 def test_a_chief_that_does_not_come():
-    (error,) = meet_all([cluster_of(addresses_of(2), 1)], 0.3)
+    (error,) = meet_all([cluster_of(free_addresses(2), 1)], 0.3)
     assert isinstance(error, TimeoutError)
     assert "Worker 0, the chief, must answer at" in str(error)
 
 
 def test_strangers_are_ignored():
     """A port is open to all."""
-    addresses = addresses_of(2)
+    addresses = free_addresses(2)
     port = int(addresses[0].split(":")[1])
 
     def disturb():
@@ -239,35 +225,16 @@ def test_workers_are_connected_first(monkeypatch):
 # === Several processes ===
 
 
-def start_workers(count, folder, *arguments):
-    """Starts workers on free ports; the output of worker i is in log_i.txt."""
-    addresses = addresses_of(count)
-    processes = []
-    for index in range(count):
-        environment = {
-            **os.environ,
-            **tf_config({"worker": addresses}, index=index),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
+def start(count, folder, *arguments):
+    """Starts workers; the output of worker i is in log_i.txt."""
+
+    def options_of(index):
         with open(folder / f"log_{index}.txt", "w") as log:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, HERE / "worker_script.py", folder, *arguments],
-                    env=environment,
-                    stdout=log,
-                    stderr=log,
-                )
-            )
-    return processes
+            return {"stdout": os.dup(log.fileno()), "stderr": subprocess.STDOUT}
 
-
-def codes_of(processes, timeout=400):
-    """Waits for all, and returns their exit codes."""
-    try:
-        return [process.wait(timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    return start_workers(
+        count, [HERE / "worker_script.py", folder, *arguments], options_of
+    )
 
 
 def log_of(folder, index):
@@ -294,7 +261,8 @@ def check_equal(family, one, several, tolerance=1e-5):
 def two_workers(tmp_path_factory):
     """The folder of two workers that train all families, and their exit codes."""
     folder = tmp_path_factory.mktemp("two_workers")
-    codes = codes_of(start_workers(2, folder, *worker_script.FAMILIES, "--die"))
+    write_image_folder(folder / "images")
+    codes = wait_for(start(2, folder, *worker_script.FAMILIES, "--die"), 400)
     return folder, codes
 
 
@@ -332,17 +300,47 @@ def test_errors_on_two_workers(two_workers):
 
 
 @pytest.mark.slow
+def test_the_training_script_on_two_workers(two_workers, tmp_path):
+    folder, _ = two_workers
+    notes = [
+        json.loads((folder / f"worker_{index}.json").read_text()) for index in range(2)
+    ]
+    for code, _, error in (worker["script_flags"] for worker in notes):
+        assert code == 1
+        assert "--learning_rate is 0.1 on worker 0, 0.2 on worker 1" in error
+    assert [worker["script"][0] for worker in notes] == [0, 0], notes
+    assert "All results are in" in notes[0]["script"][1]
+    assert notes[1]["script"][1] == ""  # only the chief reports
+    files = {path.name for path in (folder / "run").iterdir()}
+    assert {"model.keras", "log.csv", "flags.json", "checkpoint"} <= files
+    resumed = worker_script.training_command(
+        folder / "images", folder / "run", "--resume", "--epochs=2"
+    )
+    output = check_script(*resumed)
+    assert "The run continues on 1 workers. It was on 2 before" in output
+    one = worker_script.training_command(folder / "images", tmp_path / "run")
+    check_script(*one)
+    mine, theirs = (
+        (path / "run" / "log.csv").read_text().splitlines()[1].split(",")
+        for path in (tmp_path, folder)
+    )
+    np.testing.assert_allclose(
+        [float(x) for x in theirs], [float(x) for x in mine], rtol=1e-4
+    )
+
+
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_others(two_workers):
     folder, codes = two_workers
-    assert codes == [1, -9]
-    assert "WorkerLostError: Worker 0 of 2 has lost another worker" in (
-        log_of(folder, 0)
-    )
+    assert codes == [69, -9]
+    log = log_of(folder, 0)
+    assert "error: Worker 0 of 2 has lost another worker" in log
+    assert "the same command and --resume to continue after" in log
 
 
 @pytest.mark.slow
 def test_three_workers_train_as_one_process(tmp_path):
     """The last batch leaves one of them without images."""
-    assert codes_of(start_workers(3, tmp_path, "rsnet")) == [0] * 3
+    assert wait_for(start(3, tmp_path, "rsnet"), 300) == [0] * 3
     one = worker_script.train(worker_script.make("rsnet"), "rsnet")
     check_equal("rsnet", one, np.load(tmp_path / "worker_2.npz"))
