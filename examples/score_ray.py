@@ -299,15 +299,19 @@ class Progress:
             print(self, flush=True)
 
     def __str__(self) -> str:
-        text = f"{self.finished} of {self.blocks} blocks"
+        text = f"{self.finished:,} of {self.blocks:,} blocks"
         if not self.images:
             return text
         seconds = max(self.end - self.start, 1e-3)
-        left = (self.blocks - self.finished) / (self.finished - self.before) * seconds
-        return (
-            f"{text}, {self.images:,} images, {self.errors:,} errors, "
-            f"{self.images / seconds:.1f} images per second, {left / 60:.0f} min left"
+        text += (
+            f", {self.images:,} images, {self.errors:,} errors, "
+            f"{self.images / seconds:.1f} images per second"
         )
+        if self.finished < self.blocks:
+            per_block = seconds / (self.finished - self.before)
+            left = (self.blocks - self.finished) * per_block
+            text += f", {left / 60:.0f} min left"
+        return text
 
 
 def print_summary(output: Output) -> None:
