@@ -43,9 +43,7 @@ class BoxHead(Block):
         super().__init__(**kwargs)
 
         def dense(units, kernel_initializer, name):
-            return layers.dense(
-                units, kernel_initializer=kernel_initializer, name=name
-            )
+            return layers.dense(units, kernel_initializer=kernel_initializer, name=name)
 
         self.hidden = [dense(units, _KERNEL.clone(), f"hidden{i}") for i in (1, 2)]
         self.acts = [layers.activation("relu", name=f"act{i}") for i in (1, 2)]

@@ -9,9 +9,7 @@ from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.resize import spatial_size
 
 # Uniform with a variance of 1 / fan-in
-_KERNEL = keras.initializers.VarianceScaling(
-    1.0, mode="fan_in", distribution="uniform"
-)
+_KERNEL = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
 
 
 class FPN(Block):
@@ -50,9 +48,7 @@ class FPN(Block):
     ):
         super().__init__(**kwargs)
         levels = range(1, num_levels + 1)
-        self.laterals = [
-            _conv(layers, channels, 1, name=f"lateral{i}") for i in levels
-        ]
+        self.laterals = [_conv(layers, channels, 1, name=f"lateral{i}") for i in levels]
         self.sums = [layers.junction(name=f"sum{i}") for i in levels]
         self.outputs = [_conv(layers, channels, 3, name=f"output{i}") for i in levels]
 

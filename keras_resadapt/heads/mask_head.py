@@ -65,9 +65,7 @@ class MaskHead(Block):
     ):
         super().__init__(**kwargs)
         steps = range(1, _CONVS + 1)
-        self.convs = [
-            _conv(layers, channels, 3, name=f"conv{i}") for i in steps
-        ]
+        self.convs = [_conv(layers, channels, 3, name=f"conv{i}") for i in steps]
         self.acts = [layers.activation("relu", name=f"act{i}") for i in steps]
         self.upsampling = Upsampling(
             channels, kernel_initializer=HE_NORMAL_FAN_OUT.clone(), name="upsampling"
