@@ -31,6 +31,7 @@ setuptools.setup(
         "tensorflow-serving-api>=2.21",
     ],
     extras_require={
+        "detection": ["pycocotools"],
         "jax": ["jax"],
         "litert": ["ai-edge-litert"],
         "quantization": [
@@ -41,7 +42,7 @@ setuptools.setup(
         ],
         "torch": ["torch"],  # to read PyTorch files, and to compare speed
         "test": [
-            "keras_resadapt[quantization]",
+            "keras_resadapt[detection,quantization]",
             "jax",
             "mypy",
             "pillow",
