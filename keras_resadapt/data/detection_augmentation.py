@@ -103,7 +103,7 @@ def place_image(
         float32 (*canvas, 3). The image is resized bilinearly and antialiased.
     """
     image = resize(image, placement.resized[0], placement.resized[1])
-    image = _window(image - PAD_COLOR, placement, canvas) + PAD_COLOR
+    image = _window((image - PAD_COLOR)[tf.newaxis], placement, canvas)[0] + PAD_COLOR
     return tf.ensure_shape(image, (*canvas, 3))
 
 
@@ -119,10 +119,10 @@ def place_masks(
     Returns:
         uint8 (objects, *canvas), resized with the nearest neighbor.
     """
-    # A mask per channel, because images have no further dimensions
-    channels = tf.transpose(masks, (1, 2, 0))[tf.newaxis]
-    resized = tf.image.resize(channels, placement.resized, method="nearest")[0]
-    placed = tf.transpose(_window(resized, placement, canvas), (2, 0, 1))
+    resized = tf.image.resize(
+        masks[..., tf.newaxis], placement.resized, method="nearest"
+    )
+    placed = _window(resized, placement, canvas)[..., 0]
     return tf.ensure_shape(placed, (None, *canvas))
 
 
@@ -148,9 +148,11 @@ def place_boxes(boxes: tf.Tensor, shape: tf.Tensor, placement: Placement) -> tf.
 
 
 def _window(values: tf.Tensor, placement: Placement, canvas) -> tf.Tensor:
-    """Returns the window of (height, width, channels), with zeros beside it."""
-    _, corner, size, flip = placement
-    window = tf.slice(values, tf.concat([corner, [0]], 0), tf.concat([size, [-1]], 0))
-    window = tf.cond(flip, lambda: tf.reverse(window, axis=[1]), lambda: window)
-    after = tf.stack([[0, 0], canvas - size], axis=1)
-    return tf.pad(window, tf.concat([after, [[0, 0]]], axis=0))
+    """Returns the window of (batch, height, width, channels), with zeros beside it."""
+    _, (top, left), (height, width), flip = (
+        tf.unstack(part) if part.shape.rank else part for part in placement
+    )
+    window = values[:, top : top + height, left : left + width]
+    window = tf.cond(flip, lambda: tf.reverse(window, axis=[2]), lambda: window)
+    after = [[0, 0], [0, canvas[0] - height], [0, canvas[1] - width], [0, 0]]
+    return tf.pad(window, after)

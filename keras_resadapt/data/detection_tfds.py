@@ -80,12 +80,12 @@ def has_objects(info) -> bool:
     import tensorflow_datasets as tfds
 
     features = named_features(info)
-    image, objects = features.get("image"), features.get("objects")
-    objects = getattr(objects, "feature", None)
+    image = features.get("image")
+    objects = getattr(features.get("objects"), "feature", None)
+    objects = dict(objects) if isinstance(objects, tfds.features.FeaturesDict) else {}
     return (
         isinstance(image, tfds.features.Image)
         and image.dtype == "uint8"
-        and isinstance(objects, tfds.features.FeaturesDict)
         and isinstance(objects.get("bbox"), tfds.features.BBoxFeature)
         and isinstance(objects.get("label"), tfds.features.ClassLabel)
     )
