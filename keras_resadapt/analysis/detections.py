@@ -106,8 +106,8 @@ def _draw_objects(axes, image, objects, class_names, min_score):
         axes.add_patch(
             Rectangle(corner, x2 - x1, y2 - y1, fill=False, color=color, linewidth=1)
         )
-        if len(order) > 30:  # names would cover the image
-            continue
+        if len(order) > 30 or (known == 1 and objects.get("scores") is None):
+            continue  # names would cover the image, or all be the same
         name = str(classes[n]) if class_names is None else class_names[classes[n]]
         score = "" if objects.get("scores") is None else f" {scores[n]:.2f}"
         axes.text(

@@ -218,7 +218,7 @@ def _encoded(masks, size) -> list[dict]:
     if len(masks) == 0:
         return []
     if isinstance(masks[0], bytes):
-        return [{"size": size, "counts": counts} for counts in masks]
+        return [{"size": size, "counts": bytes(counts)} for counts in masks]
     masks = np.asarray(masks)
     if list(masks.shape[1:]) != size:
         raise ValueError(
