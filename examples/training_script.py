@@ -4,7 +4,9 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import command_line
@@ -30,7 +32,18 @@ flags.DEFINE_bool(
     "tensorboard", False, "Write logs for TensorBoard, which must be installed."
 )
 flags.DEFINE_enum(
-    "strategy", "none", training.STRATEGIES, "'mirrored': all GPUs of this machine."
+    "strategy",
+    "none",
+    training.STRATEGIES,
+    "'mirrored': all GPUs of this machine. 'multi_worker': all processes that "
+    "TF_CONFIG or a SLURM step describes, each of which runs the same command.",
+)
+flags.DEFINE_float(
+    "worker_timeout",
+    training.WORKER_TIMEOUT,
+    "Seconds that a worker waits for another one. It must exceed the time in which "
+    "one of them compiles, validates or saves.",
+    lower_bound=1.0,
 )
 flags.DEFINE_enum(
     "jit_compile", "auto", ["auto", "on", "off"], "Compilation of the step by XLA."
@@ -103,7 +116,15 @@ flags.DEFINE_enum(
 RESUMABLE = {
     *("output_dir", "resume", "tensorboard", "strategy", "jit_compile"),
     *("deterministic", "download", "cache", "data_dir", "epochs"),
+    "worker_timeout",
 }
+
+# Flags in which the workers of one training may differ: they have folders and disks
+# of their own.
+OF_WORKER = {"output_dir", "data_dir", "download", "cache"}
+
+# The exit code of a worker that has lost another one (EX_UNAVAILABLE of sysexits.h)
+WORKER_LOST = 69
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,19 +182,28 @@ def run(script: Script) -> None:
             run that is resumed.
     """
     recipe = change(script.recipe)
-    with output_dir(FLAGS.output_dir, FLAGS.resume):
+    if FLAGS.deterministic:
+        training.enable_determinism()
+    # Several workers connect before TensorFlow runs an operation.
+    scope = training.strategy_scope(FLAGS.strategy, FLAGS.worker_timeout)
+    with exiting_without_workers(), shared_output_dir(FLAGS.output_dir, FLAGS.resume):
         check_flags(recipe, script.report_flags)
-        if FLAGS.deterministic:
-            training.enable_determinism()
+        check_workers(recipe)
         keras.utils.set_random_seed(FLAGS.seed)
         keras.config.set_dtype_policy(FLAGS.policy)
         sources = load_sources(script.held_out, script.load_source)
-        with training.strategy_scope(FLAGS.strategy):
+        check_data_of_workers(sources)
+        with scope:
             model, epochs = start_or_resume(script, recipe, sources.train)
             if epochs < recipe.epochs:
                 train(model, sources, recipe, epochs, script)
-            with atomic_path(path_of("model.keras")) as temporary:
-                model.save(temporary)
+            training.run_on_chief(lambda: save_model(model))
+        if not training.is_chief():
+            return
+        if training.num_workers() > 1:
+            # The others have finished, and can no longer evaluate together.
+            model, scope = load_model(), contextlib.nullcontext()
+        with scope:
             script.report(model, sources)
         if sources.train.class_names:
             names = path_of("class_names.txt")
@@ -181,6 +211,94 @@ def run(script: Script) -> None:
         if not isinstance(sources.validation, data.SegmentationSource):
             save_samples(sources.validation, path_of("samples"))
         print_summary(sources)
+
+
+def save_model(model: keras.Model) -> None:
+    """Writes the trained network to `model.keras`."""
+    with atomic_path(path_of("model.keras")) as temporary:
+        model.save(temporary)
+
+
+def load_model() -> keras.Model:
+    """Returns the trained network, read from `model.keras`."""
+    return keras.saving.load_model(path_of("model.keras"))
+
+
+# === Several workers ===
+
+
+@contextlib.contextmanager
+def exiting_without_workers() -> Iterator[None]:
+    """Exits with the code `WORKER_LOST` when another worker is lost.
+
+    The process exits at once: TensorFlow cannot shut down what waits for the other
+    worker.
+    """
+    try:
+        with training.reporting_lost_workers():
+            yield
+    except training.WorkerLostError as error:
+        print(
+            f"error: {error} Start all workers again with the same command and "
+            "--resume to continue after the last checkpoint.",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(WORKER_LOST)
+
+
+@contextlib.contextmanager
+def shared_output_dir(folder: str, resume: bool) -> Iterator[None]:
+    """Lets the chief create and lock the folder, which all workers must see."""
+    with contextlib.ExitStack() as stack:
+        training.run_on_chief(lambda: stack.enter_context(output_dir(folder, resume)))
+        training.check_shared_folder(folder)
+        yield
+
+
+def check_workers(recipe: training.Recipe) -> None:
+    """Raises a `ValueError` unless all workers have the same code and flags."""
+    if training.num_workers() == 1:
+        return
+    values = flag_values(recipe)
+    training.check_workers_agree(
+        training.software_properties()
+        | {f"--{name}": values[name] for name in values.keys() - OF_WORKER}
+    )
+    if FLAGS.batch_size % training.num_workers():
+        raise app.UsageError(
+            f"--batch_size must be a multiple of the {training.num_workers()} workers. "
+            f"Received: --batch_size={FLAGS.batch_size}"
+        )
+
+
+def check_data_of_workers(sources: Sources) -> None:
+    """Raises a `ValueError` unless all workers have the same data."""
+    training.check_workers_agree(
+        {
+            f"the data set of {name}": f"{source.name} ({source.num_examples} images, "
+            f"digest of the classes {digest_of(source.class_names)})"
+            for name, source in (
+                ("training", sources.train),
+                ("validation", sources.validation),
+            )
+        }
+    )
+
+
+def digest_of(names: Sequence[str]) -> str:
+    """Returns a short digest of a list of names."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+
+
+def share_of_worker(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches of which each worker takes its share, whatever their files."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return batches.with_options(options)
 
 
 # === The output folder ===
@@ -238,6 +356,12 @@ def check_flags(recipe: training.Recipe, report_flags: Sequence[str]) -> None:
     if not os.path.exists(path_of("flags.json")):
         return
     before = read_json(path_of("flags.json"))
+    workers = before.get("workers", 1)
+    if workers != training.num_workers() and training.is_chief():
+        print(
+            f"The run continues on {training.num_workers()} workers. It was on "
+            f"{workers} before, so that its weights differ by rounding."
+        )
     changed = [
         f"--{name}={_text(before[name])} became --{name}={_text(value)}"
         for name, value in flag_values(recipe).items()
@@ -264,7 +388,8 @@ def _text(value) -> str:
 
 def save_flags(recipe: training.Recipe) -> None:
     """Writes the flags of the run to `flags.json`."""
-    write_json(path_of("flags.json"), flag_values(recipe))
+    values = flag_values(recipe) | {"workers": training.num_workers()}
+    write_json(path_of("flags.json"), values)
 
 
 def save_samples(source: data.ImageSource, folder: str, count: int = 4) -> None:
@@ -465,7 +590,9 @@ def train(
         validation = shared_flags.evaluation_batches(
             sources.validation, FLAGS.batch_size, sizes
         )
-    save_flags(recipe)
+    training.run_on_chief(lambda: save_flags(recipe))
+    if training.num_workers() > 1:
+        batches, validation = share_of_worker(batches), share_of_worker(validation)
     print(
         f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
         "epoch. The first step also compiles the training graph, which can take "
@@ -479,6 +606,7 @@ def train(
             steps_per_epoch=steps,
             validation_data=validation,
             callbacks=callbacks(initial_epoch),
+            verbose="auto" if training.is_chief() else 0,
         )
     except tf.errors.InvalidArgumentError:
         for source in sources.all():
@@ -493,6 +621,8 @@ def train(
 
 def callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that log and save."""
+    if not training.is_chief():
+        return []
     forget_epochs(path_of("log.csv"), initial_epoch)
     result = [
         keras.callbacks.CSVLogger(path_of("log.csv"), append=initial_epoch > 0),

@@ -16,6 +16,32 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def spans_workers(strategy=None) -> bool:
+    """Returns whether the replicas run in several processes.
+
+    Args:
+        strategy: A strategy of `tf.distribute`; by default the one of the scope.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(map(len, jobs.values())) > 1
+
+
+def in_replica() -> bool:
+    """Returns whether this code runs in one of several replicas."""
+    if num_replicas() == 1:
+        return False
+    import tensorflow as tf
+
+    return not tf.distribute.in_cross_replica_context()
+
+
 def sum_over_replicas(tensor):
     """Returns the sum of the replicas' tensors, in every replica."""
     import tensorflow as tf
