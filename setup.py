@@ -32,6 +32,7 @@ setuptools.setup(
     ],
     extras_require={
         "beam": ["apache-beam", "pyarrow"],
+        "detection": ["pycocotools"],
         "jax": ["jax"],
         "litert": ["ai-edge-litert"],
         "quantization": [
@@ -43,7 +44,7 @@ setuptools.setup(
         "ray": ["pyarrow", "ray[data]>=2.50,<2.64"],  # 2.64 removes `max_task_retries`
         "torch": ["torch"],  # to read PyTorch files, and to compare speed
         "test": [
-            "keras_resadapt[quantization]",
+            "keras_resadapt[detection,quantization]",
             "jax",
             "mypy",
             "pillow",
