@@ -1,12 +1,10 @@
 """Masked channels, whole training steps under XLA, and training on JAX."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,9 +60,7 @@ MASKED = {
 } | {
     "private_bn": lambda: make_mutual(private_bn=True),
     "segmentation": lambda: make_mutual(
-        tasks.Segmentation(
-            3, decoder="light_weight_refinenet", channels=32, dropout=0
-        )
+        tasks.Segmentation(3, decoder="light_weight_refinenet", channels=32, dropout=0)
     ),
 }
 
@@ -157,9 +153,7 @@ def test_mutualnet_trains_on_jax_as_on_tensorflow(on_jax):
     weights, expected = train("mutualnet")
     start = make("mutualnet").get_weights()
     ours = [a - b for a, b in zip(weights, start)]
-    theirs = [
-        a - b for a, b in zip(weights_in(folder / "mutualnet_one.npz"), start)
-    ]
+    theirs = [a - b for a, b in zip(weights_in(folder / "mutualnet_one.npz"), start)]
     for a, b in zip(ours, theirs):
         assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(a) + 1e-7
     assert logs["mutualnet_one"].keys() == expected.keys()

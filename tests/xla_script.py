@@ -17,7 +17,6 @@ if __name__ == "__main__":
         "--xla_backend_optimization_level=0",
     }
 
-import keras
 import numpy as np
 import tensorflow as tf
 
