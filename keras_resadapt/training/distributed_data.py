@@ -24,8 +24,8 @@ def distribute(
         )
         model.fit(batches, steps_per_epoch=source.steps_per_epoch(128), epochs=90)
 
-    The number of batches is unknown to Keras with several workers: `fit` needs
-    `steps_per_epoch`, and validation data without end need `validation_steps`.
+    As with a single process, `fit` needs `steps_per_epoch` for batches without end,
+    and reads the number of evaluation batches from the dataset.
 
     Args:
         make_batches: Function from (index, count), the number of a worker and the
@@ -68,10 +68,10 @@ def distribute(
 def _num_workers(strategy) -> int:
     """Returns the number of workers of a strategy."""
     resolver = strategy.cluster_resolver
-    if resolver is None:
+    cluster = resolver.cluster_spec() if resolver else None
+    if not cluster:
         return 1
-    cluster = resolver.cluster_spec().as_dict()
-    return max(1, sum(len(cluster.get(job, ())) for job in ("chief", "worker")))
+    return sum(cluster.num_tasks(j) for j in ("chief", "worker") if j in cluster.jobs)
 
 
 def _divide(batches, parts, rows):
@@ -88,4 +88,9 @@ def _divide(batches, parts, rows):
             )
         )
 
-    return batches.flat_map(divided).prefetch(parts)
+    number = batches.cardinality()
+    number = number * parts if number >= 0 else number
+    divided_batches = batches.flat_map(divided).apply(
+        tf.data.experimental.assert_cardinality(number)
+    )
+    return divided_batches.prefetch(parts)
