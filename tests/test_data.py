@@ -1119,6 +1119,13 @@ def test_real_tfds_sets(name, size, splits):
             "`shuffle_buffer` must be a positive .* Received: shuffle_buffer=0",
         ),
         (
+            dict(initial_step=5),
+            "`initial_step` must be .* less than .* Received: initial_step=5",
+        ),
+        (dict(shard=(2, 2)), r"`shard` must be \(index, count\).*shard=\(2, 2\)"),
+        (dict(shard=(0, 3)), "`batch_size` must be divisible .*batch_size=8"),
+        (dict(shard=(0, 2)), "`seed` must be an integer if there are several"),
+        (
             dict(seed=-1),
             "`seed` must be None or an integer from 0 to .* Received: seed=-1",
         ),
