@@ -194,7 +194,10 @@ def run(script: Script) -> None:
     if FLAGS.deterministic:
         training.enable_determinism()
     # Several workers connect before TensorFlow runs an operation.
-    scope = training.strategy_scope(FLAGS.strategy, FLAGS.worker_timeout)
+    scope = functools.partial(
+        training.strategy_scope, FLAGS.strategy, FLAGS.worker_timeout
+    )
+    scope()
     with (
         training.Preemption() as preemption,
         exiting_without_workers(),
@@ -206,7 +209,7 @@ def run(script: Script) -> None:
         keras.config.set_dtype_policy(FLAGS.policy)
         sources = load_sources(script.held_out, script.load_source)
         check_data_of_workers(sources)
-        with scope:
+        with scope():
             state = start_or_resume(script, recipe, sources.train)
             if state.epoch < recipe.epochs:
                 train(state, sources, recipe, script, preemption)
@@ -216,8 +219,8 @@ def run(script: Script) -> None:
             return
         if training.num_workers() > 1:
             # The others have finished, and can no longer evaluate together.
-            model, scope = load_model(), contextlib.nullcontext()
-        with scope:
+            model, scope = load_model(), contextlib.nullcontext
+        with scope():
             script.report(model, sources)
         if sources.train.class_names:
             names = path_of("class_names.txt")

@@ -229,12 +229,11 @@ def start(count, folder, *arguments):
     """Starts workers; the output of worker i is in log_i.txt."""
 
     def options_of(index):
-        with open(folder / f"log_{index}.txt", "w") as log:
-            return {"stdout": os.dup(log.fileno()), "stderr": subprocess.STDOUT}
+        log = open(folder / f"log_{index}.txt", "w")
+        return {"stdout": log, "stderr": subprocess.STDOUT}
 
-    return start_workers(
-        count, [HERE / "worker_script.py", folder, *arguments], options_of
-    )
+    command = [HERE / "worker_script.py", folder, *arguments]
+    return start_workers(count, command, options_of)
 
 
 def log_of(folder, index):

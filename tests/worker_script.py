@@ -143,10 +143,10 @@ class Die(keras.callbacks.Callback):
 
 
 def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
-    strategy_scope = training.strategy_scope("multi_worker", timeout_seconds=60)
+    scope = training.strategy_scope("multi_worker", timeout_seconds=60)
     index = training.workers.worker_index()
     found, notes = {}, {"workers": training.num_workers()}
-    with strategy_scope:
+    with scope:
         for family in families:
             start = time.time()
             model = make(family)
@@ -192,7 +192,7 @@ def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
         with (
             example_scripts.script("training_script") as script,
             script.exiting_without_workers(),
-            strategy_scope,
+            training.strategy_scope("multi_worker"),
         ):
             model = make("rsnet")
             model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
