@@ -254,6 +254,13 @@ def test_two_actors_of_which_both_are_lost(
     killed.mkdir()
     actor = dying(score_ray, killed, {3, 6})
     monkeypatch.setattr(score_ray, "BlockScorer", actor)
+    start_ray = score_ray.start_ray
+
+    def start_and_check(options):
+        start_ray(options)
+        assert score_ray.ray.util.get_node_ip_address() == "127.0.0.1"
+
+    monkeypatch.setattr(score_ray, "start_ray", start_and_check)
     inputs = [images, f"fsspec+file://{records}"]
     score_ray.main(arguments(served, f"fsspec+file://{output}", *inputs))
     assert len(list(killed.iterdir())) == 2
