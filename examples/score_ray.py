@@ -428,8 +428,8 @@ def run(options: argparse.Namespace) -> None:
     progress = Progress(len(finished), len(blocks))
     print(f"{len(files):,} files. {progress} are finished.", flush=True)
     if left:
-        start_ray(options)
         try:
+            start_ray(options)
             for result in score_blocks(model, left, sources, output, options):
                 progress.add(result)
         finally:
