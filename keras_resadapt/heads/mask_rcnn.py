@@ -132,10 +132,10 @@ class MaskRCNN(Block):
         self,
         pyramid: Mapping[str, Any],
         point,
+        training=None,
         image_size: tuple[Any, Any] | None = None,
         sizes: Any = None,
         targets: Mapping[str, Any] | None = None,
-        training=None,
     ):
         pyramid = {name: pyramid[name] for name in self.strides}
         finest, *_ = pyramid.values()
