@@ -350,4 +350,5 @@ def _largest_size(source, resolution, max_size: MaxSize) -> tuple[int, int]:
 
 def _canvas(largest) -> tuple[int, int]:
     """Returns a size rounded up to a multiple of `STRIDE`."""
-    return tuple(int(-(-side // STRIDE) * STRIDE) for side in largest)
+    height, width = (int(-(-side // STRIDE) * STRIDE) for side in largest)
+    return height, width
