@@ -19,12 +19,14 @@ and to the output. The SavedModel and this script are sent to them.
 
 import argparse
 import json
+import logging
 import math
 import os
 import socket
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 
 import quiet_tensorflow  # noqa: F401, first: it silences TensorFlow
@@ -211,6 +213,8 @@ def score_blocks(
     Raises:
         ScoringError: If a block cannot be scored.
     """
+    # The limit of the retries has no other argument yet.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     dataset = ray.data.from_items(list(blocks), override_num_blocks=len(blocks)).map(
         BlockScorer,
         fn_constructor_kwargs={
@@ -245,6 +249,7 @@ def start_ray(options: argparse.Namespace) -> None:
         ScoringError: If this machine has fewer GPUs than the actors need.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if options.address:
         ray.init(options.address, log_to_driver=False, logging_level="ERROR")
         return
@@ -294,15 +299,19 @@ class Progress:
             print(self, flush=True)
 
     def __str__(self) -> str:
-        text = f"{self.finished} of {self.blocks} blocks"
+        text = f"{self.finished:,} of {self.blocks:,} blocks"
         if not self.images:
             return text
         seconds = max(self.end - self.start, 1e-3)
-        left = (self.blocks - self.finished) / (self.finished - self.before) * seconds
-        return (
-            f"{text}, {self.images:,} images, {self.errors:,} errors, "
-            f"{self.images / seconds:.1f} images per second, {left / 60:.0f} min left"
+        text += (
+            f", {self.images:,} images, {self.errors:,} errors, "
+            f"{self.images / seconds:.1f} images per second"
         )
+        if self.finished < self.blocks:
+            per_block = seconds / (self.finished - self.before)
+            left = (self.blocks - self.finished) * per_block
+            text += f", {left / 60:.0f} min left"
+        return text
 
 
 def print_summary(output: Output) -> None:

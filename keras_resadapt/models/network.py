@@ -18,6 +18,7 @@ from keras_resadapt.points.recording import symbolic_call
 from keras_resadapt.profile import ProfileRow, profile_point
 from keras_resadapt.quantization.scheme import Scheme, check_quantized
 from keras_resadapt.tasks import Task
+from keras_resadapt.training.data_parallel import copying_batches, split_over_devices
 
 
 class Network(keras.Model):
@@ -379,19 +380,26 @@ class Network(keras.Model):
             ValueError: A batch size that the replicas of a strategy do not divide.
         """
         self._check_batch_size(x, batch_size)
-        return super().fit(
-            x,
-            y,
-            batch_size,
-            epochs,
-            verbose,
-            callbacks,
-            validation_split,
-            validation_data,
-            # Keras warns of shuffling a data set, which it does not do.
-            y is not None if shuffle is None else shuffle,
-            **kwargs,
-        )
+        # Keras warns of shuffling a data set, which it does not do.
+        shuffle = y is not None if shuffle is None else shuffle
+        with copying_batches(x):
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                validation_data,
+                shuffle,
+                **kwargs,
+            )
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Evaluates as `keras.Model.evaluate` does."""
+        with copying_batches(x):
+            return super().evaluate(x, *args, **kwargs)
 
     def _check_batch_size(self, x, batch_size: int | None) -> None:
         """Raises a `ValueError` for a batch size that replicas do not divide.
@@ -454,6 +462,7 @@ class Network(keras.Model):
 
     def _prepare(self, data, training: bool = False):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = split_over_devices(x)
         if isinstance(x, dict):
             raise ValueError(
                 "Images must be a tensor, or a tuple with one tensor per resolution: "
@@ -566,7 +575,12 @@ class Network(keras.Model):
             raise ValueError(
                 f"`x` must hold at least one image. Received: shape {tuple(x.shape)}"
             )
-        return super().predict(x, *args, **kwargs)
+        with copying_batches(x):
+            return super().predict(x, *args, **kwargs)
+
+    def predict_step(self, *args):
+        *state, data = args
+        return super().predict_step(*state, split_over_devices(data))
 
     def make_predict_function(self, force=False):
         """Returns a function that compiles one graph per resolution.

@@ -1,9 +1,8 @@
 """Training: optimizer, recipes, devices, and resuming after an interruption."""
 
-from keras_resadapt.training.checkpoint import Checkpoint, resume_text
+from keras_resadapt.training.checkpoint import Checkpoint
 from keras_resadapt.training.checkpoint_file import (
     TrainingState,
-    describe,
     load_last_checkpoint,
 )
 from keras_resadapt.training.determinism import enable_determinism

@@ -3,9 +3,14 @@
 import contextlib
 import functools
 
+import keras
+
+from keras_resadapt.backend import require_tensorflow
+from keras_resadapt.training.data_parallel import DataParallel
+from keras_resadapt.training.tpu import tpu_strategy
 from keras_resadapt.training.workers import join_cluster
 
-STRATEGIES = ("none", "mirrored", "multi_worker")
+STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 # Longer than the workers differ in compiling, validating and saving
 WORKER_TIMEOUT = 1800.0
@@ -22,7 +27,9 @@ def strategy_scope(
     Args:
         name: `"none"` uses one device. `"mirrored"` uses TensorFlow's
             `MirroredStrategy` over all GPUs of this machine, or over its
-            logical CPUs if it has no GPU. `"multi_worker"` uses TensorFlow's
+            logical CPUs if it has no GPU; on JAX, a `DataParallel` over its GPUs,
+            TPUs or CPUs. `"tpu"` uses TensorFlow's `TPUStrategy`, which has never
+            run; see `tpu_strategy`. `"multi_worker"` uses TensorFlow's
             `MultiWorkerMirroredStrategy` over the processes that `TF_CONFIG`, or
             else a SLURM step, describes; each uses all GPUs that it sees. It must be
             called before TensorFlow runs an operation.
@@ -34,7 +41,8 @@ def strategy_scope(
     Raises:
         ValueError: If `name` is not one of `STRATEGIES`, or if there is no valid
             description of the cluster, or the descriptions of the workers differ.
-        RuntimeError: If TensorFlow has run an operation before the workers connect.
+        RuntimeError: If TensorFlow has run an operation before the workers connect,
+            if there is no TPU, or if the backend does not have the strategy.
         OSError: If the port of a worker is in use.
         TimeoutError: If a worker does not come in time.
     """
@@ -42,8 +50,13 @@ def strategy_scope(
         raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name!r}")
     if name == "none":
         return contextlib.nullcontext()
+    if name == "mirrored" and keras.backend.backend() == "jax":
+        return DataParallel().scope()
+    require_tensorflow(f"strategy_scope({name!r})")
     if name == "mirrored":
         return _mirrored_scope()
+    if name == "tpu":
+        return tpu_strategy().scope()
     return join_cluster(timeout_seconds).scope()
 
 
