@@ -170,6 +170,7 @@ import json, sys
 sys.modules["tensorflow"] = None  # it must not be needed
 import numpy as np
 import keras_resadapt, keras
+from keras_resadapt import training
 from keras_resadapt.training import SGD
 assert keras.backend.backend() == "jax"
 folder = sys.argv[1]
@@ -183,7 +184,44 @@ history = model.fit(data["images"], data["labels"], epochs=2, verbose=0,
 logs = model.evaluate(data["images"], data["labels"], verbose=0,
                       return_dict=True)
 model.save(folder + "/jax.keras")
-json.dump([history, logs, [r.madds for r in model.profile()]],
+
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            raise InterruptedError
+
+
+def fit_dense(checkpoints, *callbacks):
+    state = training.load_last_checkpoint(folder + checkpoints)
+    if state is None:
+        keras.utils.set_random_seed(0)
+        dense = keras.Sequential([
+            keras.Input((32, 32, 3)), keras.layers.Flatten(),
+            keras.layers.Dropout(0.5), keras.layers.Dense(5),
+        ])
+        dense.compile(SGD(1e-6), "mse", metrics=["mae"])
+        state = training.TrainingState(dense)
+    images = data["images"].repeat(2, axis=0)
+    labels = np.eye(5)[data["labels"]].repeat(2, axis=0)
+    first = 2 * state.data_position(4)[1]  # of 16, of which one epoch takes 8
+    state.model.fit(
+        images[first:], labels[first:], batch_size=2, steps_per_epoch=4, verbose=0,
+        shuffle=False, validation_data=(images[:2], labels[:2]),
+        callbacks=[training.Checkpoint(folder + checkpoints, 1, state), *callbacks],
+    )
+    return state.step, state.model
+
+
+_, whole = fit_dense("/whole")
+try:
+    fit_dense("/parts", Kill())
+except InterruptedError:
+    pass
+step, parts = fit_dense("/parts")
+equal = [np.array_equal(a, b) for a, b in zip(whole.variables, parts.variables)]
+equal.append(whole.history.history == parts.history.history)
+json.dump([history, logs, [r.madds for r in model.profile()], step, equal],
           open(folder + "/jax.json", "w"))
 """
 
@@ -206,7 +244,9 @@ def test_jax_trains_the_same_without_tensorflow(batch, tmp_path):
         env=environment,
         check=True,
     )
-    history, logs, madds = json.loads((tmp_path / "jax.json").read_text())
+    result = json.loads((tmp_path / "jax.json").read_text())
+    history, logs, madds, step, equal_after_resuming = result
+    assert step == 2 and all(equal_after_resuming)
     tiny.compile(training.SGD(0.05, weight_decay=1e-3), metrics=["accuracy"])
     ours = tiny.fit(*batch, epochs=2, verbose=0, shuffle=False).history
     assert madds == [row.madds for row in tiny.profile()]

@@ -54,8 +54,10 @@ class Checkpoint(keras.callbacks.Callback):
             callbacks=[training.Checkpoint(folder, every=50, resumed=state)],
         )
 
-    `fit` counts the finished steps of the epoch again, without running them. Their
-    logs are the restored values of the metrics.
+    `fit` counts the finished steps of the epoch again, without running them or
+    reading batches. Their logs are the restored values of the metrics. The batches
+    must start at the position of the training and must not end before it ends, as
+    those of `data.training_batches` with `epochs=None`.
 
     The model is also saved once, and removed again, before the first step: a folder
     that cannot be written and a disk that is too full stop the training before it

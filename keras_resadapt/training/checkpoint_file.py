@@ -43,17 +43,15 @@ class TrainingState:
         return resume_text((self.epoch, self.step))
 
     def data_position(self, steps_per_epoch: int) -> Position:
-        """Returns the epoch and the step from which `fit` reads batches.
+        """Returns the epoch and the step of the first batch that `fit` reads.
 
         These are the arguments `initial_epoch` and `initial_step` of
-        `data.training_batches`. With TensorFlow, they are the position of the
-        training. With JAX, Keras reads the batches of the finished steps too.
+        `data.training_batches`. They are the position of the training, except where
+        all steps of an epoch are finished and its validation is not.
 
         Args:
             steps_per_epoch: The number of steps per epoch.
         """
-        if keras.backend.backend() != "tensorflow":
-            return self.epoch, 0
         if self.step == steps_per_epoch:  # only the validation is left
             return self.epoch + 1, 0
         return self.epoch, self.step
