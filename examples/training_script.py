@@ -531,7 +531,10 @@ def start_or_resume(
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
         return training.TrainingState(model)
-    print(f"Resuming {state.resume_text}.")
+    # Other workers may see a folder on a network late.
+    training.check_workers_agree({"the checkpoint": state.resume_text})
+    if training.is_chief():
+        print(f"Resuming {state.resume_text}.")
     model = state.model
     if state.epoch < recipe.epochs:
         extend_schedule(model, recipe, steps)
@@ -612,11 +615,12 @@ def train(
             FLAGS.batch_size,
         )
     training.run_on_chief(lambda: save_flags(recipe))
-    print(
-        f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
-        "epoch. The first step also compiles the training graph, which can take "
-        "a minute."
-    )
+    if training.is_chief():
+        print(
+            f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
+            "epoch. The first step also compiles the training graph, which can take "
+            "a minute."
+        )
     checkpoint = training.Checkpoint(
         path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
     )
