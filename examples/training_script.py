@@ -527,12 +527,12 @@ def start_or_resume(
     """Builds and compiles the network, or loads the last checkpoint."""
     steps = source.steps_per_epoch(FLAGS.batch_size)
     state = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
+    # A worker may see a folder on a network late.
+    training.check_workers_agree({"the checkpoint": state and state.resume_text})
     if not state:
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
         return training.TrainingState(model)
-    # Other workers may see a folder on a network late.
-    training.check_workers_agree({"the checkpoint": state.resume_text})
     if training.is_chief():
         print(f"Resuming {state.resume_text}.")
     model = state.model
