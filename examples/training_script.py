@@ -527,11 +527,14 @@ def start_or_resume(
     """Builds and compiles the network, or loads the last checkpoint."""
     steps = source.steps_per_epoch(FLAGS.batch_size)
     state = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
+    # A worker may see a folder on a network late.
+    training.check_workers_agree({"the checkpoint": state and state.resume_text})
     if not state:
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
         return training.TrainingState(model)
-    print(f"Resuming {state.resume_text}.")
+    if training.is_chief():
+        print(f"Resuming {state.resume_text}.")
     model = state.model
     if state.epoch < recipe.epochs:
         extend_schedule(model, recipe, steps)
@@ -612,11 +615,12 @@ def train(
             FLAGS.batch_size,
         )
     training.run_on_chief(lambda: save_flags(recipe))
-    print(
-        f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
-        "epoch. The first step also compiles the training graph, which can take "
-        "a minute."
-    )
+    if training.is_chief():
+        print(
+            f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
+            "epoch. The first step also compiles the training graph, which can take "
+            "a minute."
+        )
     checkpoint = training.Checkpoint(
         path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
     )
