@@ -31,7 +31,12 @@ from collections.abc import Iterator, Sequence
 
 import quiet_tensorflow  # noqa: F401, first: it silences TensorFlow
 
+# Ray reads both when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not any(argument.startswith("--address") for argument in sys.argv):
+    # Without a cluster, Ray then listens on 127.0.0.1. Otherwise it listens on all
+    # addresses of this machine, whatever `_node_ip_address` is.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import image_blocks
 import pyarrow.dataset
@@ -259,7 +264,6 @@ def start_ray(options: argparse.Namespace) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _node_ip_address="127.0.0.1",  # no other machine can connect
     )
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus < options.actors * options.gpus_per_actor:
@@ -342,7 +346,9 @@ def print_summary(output: Output) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--savedmodel", required=True, help="the folder of the SavedModel")
@@ -422,8 +428,8 @@ def run(options: argparse.Namespace) -> None:
     progress = Progress(len(finished), len(blocks))
     print(f"{len(files):,} files. {progress} are finished.", flush=True)
     if left:
-        start_ray(options)
         try:
+            start_ray(options)
             for result in score_blocks(model, left, sources, output, options):
                 progress.add(result)
         finally:

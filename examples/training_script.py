@@ -593,19 +593,25 @@ def train(
     )
     epoch, step = state.data_position(steps)
     position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
-    batches = make_batches(sources.train, model, **position)
+    batches = training.distribute(
+        lambda shard: make_batches(sources.train, model, shard=shard, **position),
+        FLAGS.batch_size,
+    )
     if script.make_evaluation_batches is not None:
         validation = script.make_evaluation_batches(sources.validation, model)
+        if training.num_workers() > 1:
+            validation = share_of_worker(validation)
     else:
         sizes = shared_flags.resolutions_of(model)
         if not isinstance(model, RSNet) and not isinstance(sizes, int):
             sizes = sizes[0]
-        validation = shared_flags.evaluation_batches(
-            sources.validation, FLAGS.batch_size, sizes
+        validation = training.distribute(
+            lambda shard: shared_flags.evaluation_batches(
+                sources.validation, FLAGS.batch_size, sizes, shard=shard
+            ),
+            FLAGS.batch_size,
         )
     training.run_on_chief(lambda: save_flags(recipe))
-    if training.num_workers() > 1:
-        batches, validation = share_of_worker(batches), share_of_worker(validation)
     print(
         f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
         "epoch. The first step also compiles the training graph, which can take "

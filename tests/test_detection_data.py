@@ -183,6 +183,8 @@ def test_batches_repeat_resume_and_differ_between_epochs():
     assert len(first) == 4 and len(again) == 2
     tf.nest.map_structure(np.testing.assert_array_equal, first[2:], again)
     assert not np.array_equal(first[0][0], first[2][0])
+    within = batches(initial_epoch=1, initial_step=1, epochs=1)
+    tf.nest.map_structure(np.testing.assert_array_equal, first[3:], within)
 
 
 def test_crowds_and_boxes_without_area_are_left_out_and_boxes_clipped():
@@ -316,7 +318,7 @@ def test_evaluation_has_every_image_once_at_its_original_size():
     last = batches[1][1]
     np.testing.assert_array_equal(last["crowd"][0], [False, False, False, True])
     np.testing.assert_array_equal(last["boxes"][0, 3], [-3, 0, 50, 5])
-    masks = decode_masks(last["masks"][0], last["original_size"][0], "x")
+    masks = decode_masks(last["masks"][0], last["original_size"][0])[0]
     np.testing.assert_allclose(boxes_of_masks(masks)[:3], last["boxes"][0, :3])
 
 
@@ -370,7 +372,7 @@ def test_folder_with_the_json_of_coco(tmp_path):
     np.testing.assert_array_equal(objects["boxes"], [[2, 3, 12, 9], [0, 0, 20, 16]])
     np.testing.assert_array_equal(objects["classes"], [1, 0])
     np.testing.assert_array_equal(objects["crowd"], [False, True])
-    masks = source.decode_masks(objects["masks"], [16, 20], name).numpy()
+    masks = source.decode_masks(objects["masks"], [16, 20])[0].numpy()
     expected = np.zeros((2, 16, 20))
     expected[0, 3:9, 2:12] = 1
     expected[1] = 1
@@ -419,7 +421,6 @@ def test_run_lengths_are_those_of_pycocotools():
         input_signature=[
             tf.TensorSpec([None], tf.string),
             tf.TensorSpec([2], tf.int32),
-            tf.TensorSpec([], tf.string),
         ],
     )
     for height, width in ((1, 1), (7, 5), (1, 3000), (60, 90)):
@@ -428,12 +429,25 @@ def test_run_lengths_are_those_of_pycocotools():
         )
         masks = masks.astype(np.uint8)
         counts = [mask.encode(np.asfortranarray(one))["counts"] for one in masks]
-        np.testing.assert_array_equal(decode(counts, [height, width], "x"), masks)
-    assert decode(tf.zeros([0], tf.string), [4, 5], "x").shape == (0, 4, 5)
+        np.testing.assert_array_equal(decode(counts, [height, width])[0], masks)
+    assert decode(tf.zeros([0], tf.string), [4, 5])[0].shape == (0, 4, 5)
     small = mask.encode(np.ones((4, 4), np.uint8, order="F"))["counts"]
-    for counts in (small, b"", b"no counts", b"P" * 40, b"\xff\x00\x01"):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="the size of its"):
-            decode([counts], [4, 5], "x")
+    invalid = [small, b"", b"no counts", b"P" * 40, b"\xff\x00\x01"]
+    masks, fits = decode(invalid, [4, 5])
+    assert not np.any(masks) and not np.any(fits)
+
+
+def test_a_mask_of_another_size_is_an_error_with_the_image():
+    mask = pytest.importorskip("pycocotools.mask")
+    small = mask.encode(np.ones((4, 4), np.uint8, order="F"))["counts"]
+    source = memory_source(
+        [np.zeros((8, 8, 3), np.uint8)], [[((0, 0, 8, 8), 0, False)]]
+    )
+    read_objects = source.read_objects
+    source.read_masks = None
+    source.read_objects = lambda *args: {**read_objects(*args), "masks": [small]}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)A mask must.*image0"):
+        arrays(detection_training_batches(source, 1, 8, seed=0, epochs=1))
 
 
 @pytest.mark.skipif(not SHARED_TFDS.is_dir(), reason="needs ../shared/tfds")
@@ -459,8 +473,8 @@ def test_demo_set_has_objects():
     counts = check_objects(source)
     assert counts.objects > 64 and 8 < counts.images_without_objects < 24
     assert load_source("demo", "validation", task="detection").num_examples == 800
-    for _, objects, name in source.dataset.take(8):
-        masks = source.decode_masks(objects["masks"], [32, 32], name)
+    for _, objects, _ in source.dataset.take(8):
+        masks = source.decode_masks(objects["masks"], [32, 32])[0]
         np.testing.assert_array_equal(boxes_of_masks(masks), objects["boxes"])
 
 

@@ -1,33 +1,30 @@
 """`heads.MaskRCNN` computes what torchvision's `maskrcnn_resnet50_fpn` computes."""
 
+import dataclasses
 import json
 import pathlib
 import re
 import types
 
 import golden
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_resadapt import OperatingPoint, backbones, boxes, heads
 from keras_resadapt.convert.mask_rcnn import mask_rcnn_targets
+from keras_resadapt.layers import LayerSet, SlimmableConv2D, SlimmableDense
+from keras_resadapt.points import RecordingPoint
+from keras_resadapt.profile import profile_point
 
-GOLDEN = pathlib.Path(__file__).parents[1] / ".." / "shared" / "golden" / "dense"
 POINT = OperatingPoint()
-
-
-def load():
-    path = GOLDEN / "maskrcnn_resnet50_fpn.json"
-    if not path.exists():
-        pytest.skip("../shared/golden/dense is not here")
-    return json.loads(path.read_text())
 
 
 def state_dict(reference):
     """The reference network's weights, by its rule."""
     weights = {}
-    for key, shape, _ in reference["state_dict"]:
+    for key, shape in reference["state_dict"]:
         factors = [f for p, f in reference["weight_scale"] if re.match(p, key)]
         value = golden.array(key, shape)
         if factors:
@@ -80,7 +77,9 @@ def check_summary(value, expected, rtol=6e-5):
 
 @pytest.fixture(scope="module")
 def reference():
-    return load()
+    """An extract of the reference computation."""
+    path = pathlib.Path(__file__).parent / "data" / "maskrcnn_resnet50_fpn.json"
+    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +87,8 @@ def mask_rcnn(reference):
     backbone = backbones.ResNet((3, 4, 6, 3), bottleneck=True)
     detector = make_detector(3, backbone)
     detector.variables = fill(detector, state_dict(reference))
+    variables = backbone.trainable_variables + detector.head.trainable_variables
+    assert sum(np.prod(v.shape) for v in variables) == reference["num_params"]
     return detector
 
 
@@ -340,3 +341,287 @@ def check_sampling(outputs, expected):
     assert list(found.shape) == masks["shape"]
     np.testing.assert_allclose(found.sum(), masks["sum"], rtol=6e-5)
     np.testing.assert_allclose(found[:3].sum((1, 2)), masks["first3_sums"], rtol=6e-5)
+
+
+def test_costs(reference):
+    """Of Faster R-CNN, with 1000 proposals per image."""
+    backbone = backbones.ResNet((3, 4, 6, 3), bottleneck=True)
+    head = heads.MaskRCNN(3, backbone.level_strides, masks=False)
+    row = profile_point(
+        lambda x, p: head(backbone.pyramid(x, p, training=True), point=p),
+        (128, 160, 3),
+        POINT,
+    )
+    madds = reference["madds_128x160"]
+    image = madds["backbone.body"] + madds["backbone.fpn"] + madds["rpn.head"]
+    proposals = 1000 * madds["box_head_and_predictor_per_box"]
+    assert row.madds == image + proposals
+
+
+# === Small networks ===
+
+SETTINGS = boxes.DetectionSettings(
+    rpn_candidates=(40, 30),
+    rpn_proposals=(40, 30),
+    rpn_samples=16,
+    box_samples=24,
+    max_detections=8,
+)
+CHECKPOINT_NAMES = {  # today's and those before torchvision 0.14
+    "rpn.head.conv.0.0.": "rpn.head.conv.",
+    "inner_blocks.0.0.": "inner_blocks.0.",
+    "inner_blocks.1.0.": "inner_blocks.1.",
+    "layer_blocks.0.0.": "layer_blocks.0.",
+    "layer_blocks.1.0.": "layer_blocks.1.",
+    **{f"mask_head.{i}.0.": f"mask_head.mask_fcn{i + 1}." for i in range(4)},
+}
+
+
+def make_small(masks=True, layers=LayerSet(), filters=(8, 16), **kwargs):
+    keras.utils.set_random_seed(0)
+    backbone = backbones.ResNet((1, 1), filters, layers=layers)
+    options = {"channels": 16, "units": 16, "settings": SETTINGS} | kwargs
+    head = heads.MaskRCNN(
+        2, backbone.level_strides, masks, layers=layers, name="head", **options
+    )
+    return types.SimpleNamespace(backbone=backbone, head=head)
+
+
+@pytest.fixture(scope="module")
+def small():
+    detector = make_small()
+    detector.head(detector.backbone.pyramid(np.zeros((1, 32, 32, 3))), point=POINT)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def detect(small):
+    """One graph for all sizes."""
+    spec = [tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((None, 2), tf.int32)]
+
+    @tf.function(input_signature=spec)
+    def detect(images, sizes):
+        size = tuple(tf.unstack(tf.shape(images)[1:3]))
+        pyramid = small.backbone.pyramid(images)
+        return small.head(pyramid, point=POINT, image_size=size, sizes=sizes)
+
+    return detect
+
+
+@pytest.fixture(scope="module")
+def train(small):
+    """One graph of the losses and gradients."""
+
+    @tf.function(reduce_retracing=True)
+    def train(images, targets):
+        with tf.GradientTape() as tape:
+            pyramid = small.backbone.pyramid(images)
+            outputs = small.head(pyramid, point=POINT, targets=targets)
+            losses = boxes.detection_losses(outputs)
+            total = sum(losses.values())
+        variables = [v.value for v in small.head.trainable_variables]
+        return losses, tape.gradient(total, variables)
+
+    return train
+
+
+def random_images(batch, height, width):
+    shape = (batch, height, width, 3)
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def batch_of_targets(boxes_of_images, classes, count, size=(64, 96)):
+    targets = {
+        "boxes": np.array(boxes_of_images, "float32"),
+        "classes": np.array(classes),
+        "count": np.array(count),
+    }
+    shape = (*targets["classes"].shape, *size)
+    return targets | {"masks": np.ones(shape, "uint8")}
+
+
+def test_batches_are_padded(small, detect):
+    """Images have the detections that they have alone."""
+    images = random_images(2, 64, 96)
+    images[1, 40:] = images[1, :, 50:] = 0
+    sizes = np.array([[64, 96], [40, 50]], "int32")
+    together = detect(images, sizes)
+    limits = sizes[:, None, [1, 0, 1, 0]]
+    assert (np.array(together["boxes"]) <= limits).all()
+    assert (np.array(together["boxes"]) >= 0).all()
+    for i in range(2):
+        alone = detect(images[i : i + 1], sizes[i : i + 1])
+        for name in ("boxes", "scores", "classes", "count", "masks"):
+            np.testing.assert_allclose(
+                together[name][i], alone[name][0], atol=1e-3, err_msg=name
+            )
+        count = int(alone["count"][0])
+        assert count > 0
+        assert (np.array(alone["classes"][0, count:]) == -1).all()
+        assert (np.array(alone["masks"][0, count:]) == 0).all()
+    eager = small.head(small.backbone.pyramid(images), point=POINT, sizes=sizes)
+    np.testing.assert_allclose(eager["masks"], together["masks"], atol=1e-3)
+
+
+def test_images_of_one_row(detect):
+    """The sides are multiples of the strides."""
+    found = detect(random_images(1, 8, 512), np.array([[1, 510]], "int32"))
+    assert all(np.isfinite(x).all() for x in found.values())
+
+
+def test_nothing_is_detected_in_nan(detect):
+    images = np.full((1, 64, 96, 3), np.nan, "float32")
+    found = detect(images, np.array([[64, 96]], "int32"))
+    assert all(np.isfinite(x).all() for x in found.values())
+
+
+BAD_TARGETS = {
+    "no objects": ([[[0, 0, 9, 9]] * 2] * 2, [[0, 1]] * 2, [0, 0]),
+    "no area": ([[[5, 5, 5, 9], [9, 9, 2, 2]]] * 2, [[0, 1]] * 2, [2, 2]),
+    "outside": (
+        [[[200, 200, 300, 300], [-50, -50, -9, -9]]] * 2,
+        [[0, 1]] * 2,
+        [2, 2],
+    ),
+    "class": ([[[5, 5, 50, 50]] * 2] * 2, [[-1, 2]] * 2, [2, 2]),
+    "NaN": ([[[np.nan, 5, 50, 50], [0, 0, np.inf, 9]]] * 2, [[0, 1]] * 2, [2, 2]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARGETS)
+def test_objects_that_cannot_be_trained_on(train, name):
+    """They count for nothing, and the losses are finite."""
+    losses, gradients = train(
+        random_images(2, 64, 96), batch_of_targets(*BAD_TARGETS[name])
+    )
+    assert all(np.isfinite(x) for x in losses.values())
+    assert losses["rpn_box"] == losses["box"] == losses["mask"] == 0
+    assert losses["objectness"] > 0 and losses["class"] > 0
+    assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
+
+
+def test_unusual_objects(train):
+    """A huge box, a tiny one, and one image without objects."""
+    objects = [[-1e5, -1e5, 1e5, 1e5], [3, 3, 3.001, 3.001]]
+    targets = batch_of_targets([objects] * 2, [[0, 1]] * 2, [2, 0])
+    losses, gradients = train(random_images(2, 64, 96), targets)
+    assert all(np.isfinite(x) for x in losses.values())
+    assert losses["mask"] > 0
+    assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
+
+
+def test_padding_of_targets_changes_nothing(small):
+    images = random_images(2, 64, 96)
+    targets = batch_of_targets(
+        [[[8, 4, 60, 50], [30, 20, 90, 60]], [[0, 0, 40, 40]] * 2],
+        [[0, 1], [1, 0]],
+        [2, 1],
+    )
+    more = {
+        "boxes": np.pad(targets["boxes"], [(0, 0), (0, 3), (0, 0)]),
+        "classes": np.pad(targets["classes"], [(0, 0), (0, 3)]),
+        "masks": np.pad(targets["masks"], [(0, 0), (0, 3), (0, 0), (0, 0)]),
+        "count": targets["count"],
+    }
+    half = targets | {"masks": targets["masks"][:, :, ::2, ::2]}
+    expected = compare(small, images, targets)
+    for other in (more, half):
+        found = compare(small, images, other)
+        assert found.keys() == {"objectness", "rpn_box", "class", "box", "mask"}
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    weighted = compare(small, images, targets, sample_weight=np.array([1.0, 0.0]))
+    assert 0 < weighted["class"] < expected["class"]
+
+
+def compare(detector, images, targets, **kwargs):
+    """The losses with the first boxes by index."""
+    head, size = detector.head, images.shape[1:3]
+    features = head.fpn(detector.backbone.pyramid(images), point=POINT)
+    sizes = tf.constant([size] * len(images))
+    order = boxes.first_by_index
+    outputs = head.compare(features, POINT, size, sizes, targets, order)
+    losses = boxes.detection_losses(outputs, **kwargs)
+    return {name: float(value) for name, value in losses.items()}
+
+
+def test_widths_share_the_heads():
+    layers = LayerSet(
+        conv=SlimmableConv2D, dense=SlimmableDense, norm=norm_by_batch, slimmable=True
+    )
+    detector = make_small(layers=layers, filters=(16, 32))
+    images = random_images(1, 32, 32)
+    costs = {}
+    for width in (1.0, 0.25):
+        point = OperatingPoint(width=width)
+        pyramid = detector.backbone.pyramid(images, point)
+        found = detector.head(pyramid, point=point)
+        assert found["masks"].shape == (1, 8, 28, 28)
+        recorder = point.interpreted_by(RecordingPoint)
+        detector.head(pyramid, point=recorder)
+        costs[width] = [(x[-1], y[-1]) for _, x, y in recorder.calls]
+    different = [pair for pair in zip(*costs.values()) if pair[0] != pair[1]]
+    # Only the lateral convolutions have fewer inputs.
+    assert len(different) == 2
+    assert all(full[1] == narrow[1] == 16 for full, narrow in different)
+
+
+def norm_by_batch(name, **kwargs):
+    return keras.layers.Identity(name=name)
+
+
+def test_half_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        detector = make_small()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    images = random_images(1, 32, 32)
+    pyramid = detector.backbone.pyramid(images)
+    assert all(x.dtype == tf.bfloat16 for x in pyramid.values())
+    found = detector.head(pyramid, point=POINT)
+    targets = batch_of_targets([[[3.3, 4, 20, 20]]], [[1]], [1], (32, 32))
+    outputs = detector.head(pyramid, point=POINT, targets=targets)
+    for value in (*found.values(), *outputs.values()):
+        assert value.dtype in (tf.float32, tf.int32)
+
+
+def test_settings_of_mmdetection(small):
+    settings = dataclasses.replace(
+        SETTINGS, box_beta=1.0, rpn_least_iou=0.3, inside_anchors_only=True
+    )
+    other = make_small(settings=settings)
+    images = random_images(1, 64, 96)
+    targets = batch_of_targets([[[8, 4, 60, 50]]], [[0]], [1])
+    losses = compare(other, images, targets, box_beta=settings.box_beta)
+    assert all(np.isfinite(x) for x in losses.values())
+    with pytest.raises(ValueError, match="`anchor_sizes` must have 3 entries"):
+        make_small(settings=dataclasses.replace(SETTINGS, anchor_sizes=(8, 16)))
+
+
+# === Checkpoints ===
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_checkpoints_with_both_names(masks):
+    detector = make_small(masks)
+    detector.head(detector.backbone.pyramid(np.zeros((1, 32, 32, 3))), point=POINT)
+    present = mask_rcnn_targets(detector, {})
+    assert any("mask" in key for key in present) == masks
+    old = mask_rcnn_targets(detector, {"rpn.head.conv.weight": np.zeros(1)})
+    renamed = {}
+    for key, target in present.items():
+        for name, old_name in CHECKPOINT_NAMES.items():
+            key = key.replace(name, old_name)
+        renamed[key] = target[0]
+    assert renamed == {key: target[0] for key, target in old.items()}
+    assert len({id(v) for (v,), _ in present.values()}) == len(present)
+
+
+def test_checkpoints_of_other_networks(small):
+    vgg = backbones.VGG((1, 1, 1, 1, 1), (8, 8, 8, 16, 16))
+    with pytest.raises(TypeError, match="must have a ResNet backbone"):
+        mask_rcnn_targets(types.SimpleNamespace(backbone=vgg, head=small.head), {})
+    other = types.SimpleNamespace(backbone=small.backbone, head=vgg)
+    with pytest.raises(ValueError, match="must be a detector"):
+        mask_rcnn_targets(other, {})

@@ -95,7 +95,7 @@ def spread_out(model):
     for v in model.weights:
         if v.path.endswith(("gamma", "variance")):
             v.assign(rng.uniform(0.5, 1.5, v.shape))
-        elif v.path.endswith(("kernel", "beta", "mean")):
+        elif v.path.endswith(("kernel", "bias", "beta", "mean")):
             scale = 0.1 if len(v.shape) == 1 else 0.7 * np.prod(v.shape[:-1]) ** -0.5
             v.assign(rng.normal(0, scale, v.shape))
     return model

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_resadapt.boxes.coding import encode
+from keras_resadapt.boxes.coding import clip, encode
 from keras_resadapt.boxes.matching import iou, match
 from keras_resadapt.boxes.sampling import Priorities, sample
 from keras_resadapt.boxes.settings import (
@@ -13,6 +13,9 @@ from keras_resadapt.boxes.settings import (
     BOX_WEIGHTS,
     DetectionSettings,
 )
+
+# Farthest coordinate of an object in pixels; the squares of others can be infinite.
+_FARTHEST = 1e6
 
 
 def take(values: Any, indices: Any) -> Any:
@@ -31,16 +34,20 @@ def take(values: Any, indices: Any) -> Any:
     return ops.take(flat, rows, axis=0)
 
 
-def valid_targets(targets: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+def valid_targets(
+    targets: Mapping[str, Any], sizes: Any, num_classes: int
+) -> dict[str, Any]:
     """Returns the boxes and classes of objects, and which of them can be used.
 
-    Left out are the unused entries, objects of classes out of range, and boxes that
-    have no area or are not finite.
+    Left out are the unused entries, objects of classes out of range, and boxes
+    without an area inside their image or with coordinates that are not finite or
+    beyond a million pixels.
 
     Args:
         targets: `boxes` of shape (batch, objects, 4), `classes` of shape (batch,
             objects), and `count` of shape (batch,), the number of objects of each
             image, which come first.
+        sizes: Height and width of each image, of shape (batch, 2).
         num_classes: Number of classes.
 
     Returns:
@@ -51,8 +58,10 @@ def valid_targets(targets: Mapping[str, Any], num_classes: int) -> dict[str, Any
     classes = ops.cast(targets["classes"], "int32")
     count = ops.cast(targets["count"], "int32")
     valid = ops.arange(ops.shape(boxes)[1])[None] < ops.reshape(count, (-1, 1))
-    valid &= ops.all(ops.isfinite(boxes), axis=-1)
-    valid &= ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+    # Comparisons with NaN are false.
+    valid &= ops.all(ops.abs(boxes) < _FARTHEST, axis=-1)
+    visible = clip(boxes, sizes)
+    valid &= ops.all(visible[..., 2:] > visible[..., :2], axis=-1)
     valid &= (classes >= 0) & (classes < num_classes)
     boxes = ops.where(valid[..., None], boxes, 0.0)
     return {"boxes": boxes, "classes": classes, "valid": valid}

@@ -199,20 +199,12 @@ def _make_reader(objects, images, ids):
     }
 
     def read_objects(place, size):
-        check = tf.debugging.Assert(
-            tf.reduce_all(tf.equal(tf.gather(sizes, place), size)),
-            [
-                "An image must have the height and width of its annotations. Received:",
-                size,
-                "instead of",
-                tf.gather(sizes, place),
-                "for the image with the id",
-                tf.gather(ids, place),
-            ],
-        )
-        with tf.control_dependencies([check]):
-            first, last = tf.unstack(tf.gather(splits, [place, place + 1]))
+        first, last = tf.unstack(tf.gather(splits, [place, place + 1]))
         found = {key: values[first:last] for key, values in columns.items()}
-        return {"image_id": tf.gather(ids, place), **found}
+        return {
+            "image_id": tf.gather(ids, place),
+            "annotated_size": tf.gather(sizes, place),
+            **found,
+        }
 
     return read_objects

@@ -4,43 +4,30 @@ import numpy as np
 import tensorflow as tf
 
 
-def decode_masks(counts: tf.Tensor, size: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+def decode_masks(counts: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes the compressed run lengths of masks.
 
-    The format is that of `pycocotools.mask.decode`. Run lengths for another size are an
-    error here, where `pycocotools` returns uninitialized memory.
+    The format is that of `pycocotools.mask.decode`, which returns uninitialized memory
+    for run lengths that do not add up to the size of the image.
 
     Args:
         counts: String tensor (objects,), the `"counts"` of the masks.
         size: int32 (2,), height and width of the image.
-        name: String scalar, the name of the image in messages.
 
     Returns:
-        uint8 tensor (objects, height, width) of zeros and ones.
-
-    Raises:
-        tf.errors.InvalidArgumentError: When run, if run lengths are invalid or do not
-            add up to the size of the image.
+        uint8 tensor (objects, height, width) of zeros and ones, and a bool tensor
+        (objects,): whether the run lengths are valid and have the size of the image. A
+        mask without valid run lengths is empty.
     """
-    runs = _run_lengths(counts)
+    runs, pixels = _run_lengths(counts), tf.reduce_prod(size)
     # 64 bits, because invalid run lengths can be large
-    ends = tf.cumsum(tf.cast(runs, tf.int64), axis=1)
-    fits = tf.reduce_all(runs >= 0) & tf.reduce_all(
-        tf.equal(ends[:, -1], tf.cast(tf.reduce_prod(size), tf.int64))
-    )
-    check = tf.debugging.Assert(
-        fits,
-        [
-            "A mask must have the size of its image. Received: the image",
-            name,
-            "of height and width",
-            size,
-            "with a mask of other or invalid run lengths",
-        ],
-    )
-    with tf.control_dependencies([check]):
-        masks = tf.numpy_function(_fill, [runs, size], tf.uint8, stateful=False)
-    return tf.ensure_shape(masks, (None, None, None))
+    total = tf.reduce_sum(tf.cast(runs, tf.int64), axis=1)
+    fits = tf.reduce_all(runs >= 0, axis=1)
+    fits &= tf.equal(total, tf.cast(pixels, tf.int64))
+    empty = pixels * tf.one_hot(0, tf.shape(runs)[1], dtype=tf.int32)
+    runs = tf.where(fits[:, tf.newaxis], runs, empty)
+    masks = tf.numpy_function(_fill, [runs, size], tf.uint8, stateful=False)
+    return tf.ensure_shape(masks, (None, None, None)), fits
 
 
 def encode_masks(masks: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,9 @@ from keras_resadapt.data.checks import (
 )
 from keras_resadapt.data.detection_source import (
     DetectionSource,
+    assert_no_faults,
     clip_boxes,
+    mask_fault,
     mask_in_box,
 )
 from keras_resadapt.data.epochs import Epochs
@@ -42,15 +44,17 @@ def detection_training_batches(
     deterministic: bool | None = None,
     drop_remainder: bool = True,
     initial_epoch: int = 0,
+    initial_step: int = 0,
     epochs: int | None = None,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns shuffled batches of images and their objects, epoch after epoch.
 
     An image is resized, scaled by a random number and flipped together with its boxes
     and masks. It is at the top left of a canvas of fixed size. If it is larger than the
-    canvas, a random window is taken. Epochs, seeds, resuming and broken images are as
-    for `training_batches`.
+    canvas, a random window is taken. Epochs, seeds, resuming, shards and broken
+    images are as for `training_batches`.
 
     Some objects are left out: crowds, objects whose box has no area inside the image,
     objects whose visible part is less than one pixel wide or high, and objects whose
@@ -83,8 +87,9 @@ def detection_training_batches(
         flip: Whether to mirror half of the images left to right.
         color_jitter: Strength, in [0, 1), of random changes of brightness, contrast
             and saturation.
-        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch, epochs,
-            max_broken_fraction: As for `training_batches`.
+        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch,
+            initial_step, epochs, shard, max_broken_fraction: As for
+            `training_batches`.
 
     Returns:
         `tf.data.Dataset` of (images, targets). Images are float32
@@ -128,43 +133,46 @@ def detection_training_batches(
         deterministic,
         drop_remainder,
         initial_epoch,
+        initial_step,
         epochs,
+        shard,
         max_broken_fraction,
     )
 
-    def make_elements(records, pass_seed):
-        def augment(place, element):
-            image, objects, name = element
-            uniforms = tf.random.stateless_uniform(
-                (UNIFORMS,), seed=tf.stack([pass_seed, place])
-            )
-            shape = tf.shape(image)[:2]
-            placement = augmentation.random_placement(
-                augmentation.resized_size(shape, resolution, largest),
-                canvas,
-                scale_range,
-                flip,
-                uniforms,
-            )
-            if color_jitter:
-                image = random_colors(image, uniforms, color_jitter)
-            objects = source.check_classes(objects, name)
-            targets = _training_targets(
-                source, objects, name, shape, placement, canvas, max_objects, with_masks
-            )
-            targets["size"] = placement.size
-            targets["original_size"] = shape
-            return augmentation.place_image(image, placement, canvas), targets
-
-        return _decoded(
-            records, source, all_epochs.deterministic, max_broken_fraction
-        ).map(
-            augment,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=all_epochs.deterministic,
+    def make_element(epoch_seed, place, record):
+        image = source.read_image(record[0])
+        shape = tf.shape(image)[:2]
+        # An image that fails here is replaced. A wrong object must stop the training
+        # instead, so it is only described here and raises its error in `finish`.
+        objects = source.read_objects(record[1], shape)
+        uniforms = tf.random.stateless_uniform(
+            (UNIFORMS,), seed=tf.stack([epoch_seed, place])
         )
+        placement = augmentation.random_placement(
+            augmentation.resized_size(shape, resolution, largest),
+            canvas,
+            scale_range,
+            flip,
+            uniforms,
+        )
+        if color_jitter:
+            image = random_colors(image, uniforms, color_jitter)
+        targets, fits = _training_targets(
+            source, objects, shape, placement, canvas, max_objects, with_masks
+        )
+        faults = [
+            source.find_fault(objects, shape, record[2]),
+            mask_fault(fits, shape, record[2]),
+        ]
+        targets["size"] = placement.size
+        targets["original_size"] = shape
+        return augmentation.place_image(image, placement, canvas), targets, faults
 
-    return all_epochs.batches(make_elements, lambda images, targets: (images, targets))
+    def finish(images, targets, faults):
+        with tf.control_dependencies([assert_no_faults(faults)]):
+            return tf.identity(images), targets
+
+    return all_epochs.batches(make_element, finish)
 
 
 def detection_evaluation_batches(
@@ -234,8 +242,9 @@ def detection_evaluation_batches(
 
     def make_element(place, element):
         image, objects, name = element
-        objects = dict(source.check_classes(objects, name))
+        fault = source.find_fault(objects, tf.shape(image)[:2], name)
         stored = objects.pop("masks", None)
+        objects.pop("annotated_size", None)
         if with_masks:
             objects["masks"] = source.encode_masks(stored)
         images, new = zip(*(view(image, *pair) for pair in zip(sizes, limits)))
@@ -245,10 +254,12 @@ def detection_evaluation_batches(
             "original_size": tf.shape(image)[:2],
             "count": tf.size(objects["classes"]),
         }
+        with tf.control_dependencies([assert_no_faults(fault)]):
+            images = tuple(tf.identity(image) for image in images)
         return (images[0] if single else images), targets
 
     batches = (
-        _decoded(source.records, source, True, max_broken_fraction)
+        _decoded(source, max_broken_fraction)
         .map(make_element, num_parallel_calls=tf.data.AUTOTUNE)
         .padded_batch(batch_size)
     )
@@ -259,9 +270,9 @@ def detection_evaluation_batches(
 
 
 def _training_targets(
-    source, objects, name, shape, placement, canvas, max_objects, with_masks
+    source, objects, shape, placement, canvas, max_objects, with_masks
 ):
-    """Returns the padded targets of one image."""
+    """Returns the padded targets of one image, and whether masks have its size."""
     clipped, inside = clip_boxes(objects["boxes"], shape)
     boxes = augmentation.place_boxes(clipped, shape, placement)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -275,8 +286,10 @@ def _training_targets(
         "boxes": tf.gather(boxes, kept),
         "classes": tf.gather(objects["classes"], kept),
     }
+    has_size = tf.fill(tf.shape(kept), True)
     if with_masks:
-        masks = source.decode_masks(tf.gather(objects["masks"], kept), shape, name)
+        stored = tf.gather(objects["masks"], kept)
+        masks, has_size = source.decode_masks(stored, shape)
         masks = augmentation.place_masks(masks, placement, canvas)
         fits = mask_in_box(masks, found["boxes"])
         found = {
@@ -290,10 +303,10 @@ def _training_targets(
         targets[key] = tf.ensure_shape(
             tf.pad(value, rows), (max_objects, *value.shape[1:])
         )
-    return targets
+    return targets, has_size
 
 
-def _decoded(records, source, deterministic, max_broken_fraction):
+def _decoded(source, max_broken_fraction):
     """Returns (place, (image, objects, name)) of the records that are not broken.
 
     Errors of the objects are not ignored.
@@ -308,8 +321,8 @@ def _decoded(records, source, deterministic, max_broken_fraction):
         return place, (image, source.read_objects(objects, tf.shape(image)[:2]), name)
 
     return without_broken(
-        records, decode, source, deterministic, max_broken_fraction
-    ).map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
+        source.records, decode, source, True, max_broken_fraction
+    ).map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _check_source(source):
@@ -350,4 +363,5 @@ def _largest_size(source, resolution, max_size: MaxSize) -> tuple[int, int]:
 
 def _canvas(largest) -> tuple[int, int]:
     """Returns a size rounded up to a multiple of `STRIDE`."""
-    return tuple(int(-(-side // STRIDE) * STRIDE) for side in largest)
+    height, width = (int(-(-side // STRIDE) * STRIDE) for side in largest)
+    return height, width

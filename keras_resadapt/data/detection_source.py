@@ -31,6 +31,8 @@ class DetectionSource(ImageSource):
             - `crowd`: bool (objects,), True for a region with many objects that are
               not annotated one by one.
             - `area`: float32 (objects,), area of the mask, or of the box, in pixels.
+            - `annotated_size`: optional int32 (2,), height and width of the image for
+              which the objects were annotated.
             - `masks`: a tensor (objects, ...), the argument of `read_masks`. Strings
               are the compressed run lengths of COCO. Only if `has_masks`.
         read_masks: Graph function from `masks` to uint8 (objects, height, width) of
@@ -66,22 +68,21 @@ class DetectionSource(ImageSource):
         return decode(image) if self.encoded else image
 
     def decode_masks(
-        self, masks: tf.Tensor, size: tf.Tensor, name: tf.Tensor
-    ) -> tf.Tensor:
-        """Returns masks as uint8 (objects, height, width) of zeros and ones.
+        self, masks: tf.Tensor, size: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns masks as zeros and ones, and whether they have the image's size.
 
         Args:
             masks: Some of the `masks` of the objects of an image.
             size: int32 (2,), height and width of the image.
-            name: String scalar, the name of the image in messages.
 
-        Raises:
-            tf.errors.InvalidArgumentError: When run, if a mask has another size than
-                its image.
+        Returns:
+            uint8 (objects, height, width) and bool (objects,). A mask of another size
+            is empty.
         """
         if self.read_masks is None:
-            return decode_masks(masks, size, name)
-        return self.read_masks(masks)
+            return decode_masks(masks, size)
+        return self.read_masks(masks), tf.fill(tf.shape(masks)[:1], True)
 
     def encode_masks(self, masks: tf.Tensor) -> tf.Tensor:
         """Returns masks as compressed run lengths, a string tensor (objects,).
@@ -93,28 +94,78 @@ class DetectionSource(ImageSource):
             masks if self.read_masks is None else encode_masks(self.read_masks(masks))
         )
 
-    def check_classes(
-        self, objects: dict[str, tf.Tensor], name: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """Returns the objects, with a check of their classes that runs in the graph.
+    def find_fault(
+        self, objects: dict[str, tf.Tensor], size: tf.Tensor, name: tf.Tensor
+    ) -> tf.Tensor:
+        """Describes what is wrong with the classes and the size of the annotations.
 
-        Raises:
-            tf.errors.InvalidArgumentError: When run, if a class is out of range. The
-                message has the class and the name of the image.
+        Args:
+            objects: The result of `read_objects`.
+            size: int32 (2,), height and width of the image.
+            name: String scalar, the name of the image.
+
+        Returns:
+            String scalar, empty if nothing is wrong.
         """
         classes = objects["classes"]
-        wrong = (classes < 0) | (classes >= self.num_classes)
-        check = tf.debugging.Assert(
-            tf.logical_not(tf.reduce_any(wrong)),
-            [
-                f"Classes must be from 0 to {self.num_classes - 1}. Received: class",
-                tf.boolean_mask(classes, wrong),
-                "of an object in",
-                name,
-            ],
+        wrong = tf.boolean_mask(classes, (classes < 0) | (classes >= self.num_classes))
+        fault = _fault_if(
+            tf.size(wrong) > 0,
+            f"Classes must be from 0 to {self.num_classes - 1}. Received: class",
+            wrong,
+            "of an object in",
+            name,
         )
-        with tf.control_dependencies([check]):
-            return {**objects, "classes": tf.identity(classes)}
+        if "annotated_size" not in objects:
+            return fault
+        annotated = objects["annotated_size"]
+        other_size = _fault_if(
+            tf.reduce_any(tf.not_equal(annotated, size)),
+            "An image must have the height and width of its annotations,",
+            annotated,
+            ". Received:",
+            size,
+            "for",
+            name,
+        )
+        return tf.strings.join([fault, other_size])
+
+
+def mask_fault(fits: tf.Tensor, size: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+    """Returns a message unless all masks have the size of their image.
+
+    Args:
+        fits: bool (objects,), from `DetectionSource.decode_masks`.
+        size, name: As for `DetectionSource.find_fault`.
+    """
+    return _fault_if(
+        tf.logical_not(tf.reduce_all(fits)),
+        "A mask must have the size of its image, height and width",
+        size,
+        ". Received: a mask of another size, or invalid run lengths, in",
+        name,
+    )
+
+
+def assert_no_faults(faults: tf.Tensor) -> tf.Operation:
+    """Returns an operation that fails with the messages of faults.
+
+    Args:
+        faults: String tensor of any shape, results of `find_fault` and `mask_fault`.
+    """
+    return tf.debugging.Assert(
+        tf.reduce_all(tf.equal(faults, "")), [tf.strings.reduce_join(faults)]
+    )
+
+
+def _fault_if(wrong: tf.Tensor, *parts) -> tf.Tensor:
+    parts = [
+        part
+        if isinstance(part, str) or part.dtype == tf.string
+        else tf.strings.format("{}", part)
+        for part in parts
+    ]
+    return tf.where(wrong, tf.strings.join([*parts, "\n"], separator=" "), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +218,11 @@ def check_objects(source: DetectionSource, max_objects: int = 100) -> ObjectCoun
         return size, objects, name
 
     def count(size, objects, name):
-        objects = source.check_classes(source.read_objects(objects, size), name)
+        objects = source.read_objects(objects, size)
+        with tf.control_dependencies(
+            [assert_no_faults(source.find_fault(objects, size, name))]
+        ):
+            size = tf.identity(size)
         counts = {"crowds": objects["crowd"]}
         kept = tf.logical_not(objects["crowd"])
         clipped, inside = clip_boxes(objects["boxes"], size)
@@ -176,8 +231,11 @@ def check_objects(source: DetectionSource, max_objects: int = 100) -> ObjectCoun
         counts["clipped"] = kept & inside & changed
         kept &= inside
         if source.has_masks:
-            masks = source.decode_masks(objects["masks"], size, name)
-            fits = mask_in_box(masks, clipped)
+            masks, has_size = source.decode_masks(objects["masks"], size)
+            with tf.control_dependencies(
+                [assert_no_faults(mask_fault(has_size, size, name))]
+            ):
+                fits = mask_in_box(masks, clipped)
             counts["outside_box"] = kept & tf.logical_not(fits)
             kept &= fits
         numbers = {

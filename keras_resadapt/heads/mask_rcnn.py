@@ -81,10 +81,10 @@ class MaskRCNN(Block):
             (batch, objects, 4) as (x1, y1, x2, y2) in pixels, `classes` of shape
             (batch, objects) from 0 to `num_classes - 1`, `count` of shape (batch,),
             the true number of objects of each image, and with a mask head `masks`,
-            0 and 1 of shape (batch, objects, height, width). Entries beyond `count`,
-            boxes without area and classes out of range are left out. There is room
-            for at least one object. Masks cover the padded images; they can have
-            another size than the images.
+            0 and 1 of shape (batch, objects, height, width). There is room for at
+            least one object. Masks cover the padded images; they can have another
+            size than the images. Entries beyond `count`, boxes without an area
+            inside the image and classes out of range are left out.
 
     Returns:
         In inference, a dict of at most `settings.max_detections` detections per
@@ -132,10 +132,10 @@ class MaskRCNN(Block):
         self,
         pyramid: Mapping[str, Any],
         point,
+        training=None,
         image_size: tuple[Any, Any] | None = None,
         sizes: Any = None,
         targets: Mapping[str, Any] | None = None,
-        training=None,
     ):
         pyramid = {name: pyramid[name] for name in self.strides}
         finest, *_ = pyramid.values()
@@ -258,7 +258,7 @@ class MaskRCNN(Block):
             point, image_size, sizes, targets: As for a call.
             order: Which anchors and boxes are sampled first.
         """
-        objects = boxes.valid_targets(targets, self.num_classes)
+        objects = boxes.valid_targets(targets, sizes, self.num_classes)
         objectness, deltas = self.rpn(features, point=point)
         anchors = self.anchors(features, image_size)
         rois, _, count = self.propose(objectness, deltas, anchors, sizes, True)

@@ -6,6 +6,7 @@ from keras_resadapt.training.checkpoint_file import (
     load_last_checkpoint,
 )
 from keras_resadapt.training.determinism import enable_determinism
+from keras_resadapt.training.distributed_data import distribute
 from keras_resadapt.training.lock import lock_folder
 from keras_resadapt.training.multi_step import MultiStepDecay
 from keras_resadapt.training.preemption import PREEMPTED, Preemption
