@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import keras
@@ -22,7 +21,7 @@ from keras_resadapt.training.checks import check_positive_integer
 from keras_resadapt.training.metric_state import read_metric_state
 from keras_resadapt.training.preemption import PREEMPTED, Preemption
 from keras_resadapt.training.skipping import skip_steps
-from keras_resadapt.training.workers import is_chief, num_workers, run_on_chief
+from keras_resadapt.training.workers import is_chief, run_on_chief
 
 # What `atomic_path` leaves behind where a process was killed while writing
 _UNFINISHED = re.compile(r"\.[0-9a-f]{12}\..*\.keras")
@@ -117,11 +116,6 @@ class Checkpoint(keras.callbacks.Callback):
     # === Called by `fit` ===
 
     def on_train_begin(self, logs=None):
-        if num_workers() > 1:
-            # Keras creates a variable when it saves for the first time, in which all
-            # workers must take part.
-            with tempfile.TemporaryDirectory() as folder:
-                save_checkpoint(os.path.join(folder, "probe.keras"), self.model)
         run_on_chief(self._check_folder)
         self._fitting = True
         if self.preemption is not None:
