@@ -19,17 +19,24 @@ and to the output. The SavedModel and this script are sent to them.
 
 import argparse
 import json
+import logging
 import math
 import os
 import socket
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 
 import quiet_tensorflow  # noqa: F401, first: it silences TensorFlow
 
+# Ray reads both when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not any(argument.startswith("--address") for argument in sys.argv):
+    # Without a cluster, Ray then listens on 127.0.0.1. Otherwise it listens on all
+    # addresses of this machine, whatever `_node_ip_address` is.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import image_blocks
 import pyarrow.dataset
@@ -211,6 +218,8 @@ def score_blocks(
     Raises:
         ScoringError: If a block cannot be scored.
     """
+    # The limit of the retries has no other argument yet.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     dataset = ray.data.from_items(list(blocks), override_num_blocks=len(blocks)).map(
         BlockScorer,
         fn_constructor_kwargs={
@@ -245,6 +254,7 @@ def start_ray(options: argparse.Namespace) -> None:
         ScoringError: If this machine has fewer GPUs than the actors need.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if options.address:
         ray.init(options.address, log_to_driver=False, logging_level="ERROR")
         return
@@ -254,7 +264,6 @@ def start_ray(options: argparse.Namespace) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _node_ip_address="127.0.0.1",  # no other machine can connect
     )
     gpus = ray.cluster_resources().get("GPU", 0)
     if gpus < options.actors * options.gpus_per_actor:
@@ -294,15 +303,19 @@ class Progress:
             print(self, flush=True)
 
     def __str__(self) -> str:
-        text = f"{self.finished} of {self.blocks} blocks"
+        text = f"{self.finished:,} of {self.blocks:,} blocks"
         if not self.images:
             return text
         seconds = max(self.end - self.start, 1e-3)
-        left = (self.blocks - self.finished) / (self.finished - self.before) * seconds
-        return (
-            f"{text}, {self.images:,} images, {self.errors:,} errors, "
-            f"{self.images / seconds:.1f} images per second, {left / 60:.0f} min left"
+        text += (
+            f", {self.images:,} images, {self.errors:,} errors, "
+            f"{self.images / seconds:.1f} images per second"
         )
+        if self.finished < self.blocks:
+            per_block = seconds / (self.finished - self.before)
+            left = (self.blocks - self.finished) * per_block
+            text += f", {left / 60:.0f} min left"
+        return text
 
 
 def print_summary(output: Output) -> None:
@@ -333,7 +346,9 @@ def print_summary(output: Output) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--savedmodel", required=True, help="the folder of the SavedModel")
@@ -413,8 +428,8 @@ def run(options: argparse.Namespace) -> None:
     progress = Progress(len(finished), len(blocks))
     print(f"{len(files):,} files. {progress} are finished.", flush=True)
     if left:
-        start_ray(options)
         try:
+            start_ray(options)
             for result in score_blocks(model, left, sources, output, options):
                 progress.add(result)
         finally:

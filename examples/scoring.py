@@ -229,6 +229,9 @@ class Scorer:
 
 
 def _one_line(error: Exception) -> str:
-    """Returns the reason in an error message, without the nodes of the graph."""
-    text = re.sub(r"\{\{.*?\}\}", "", str(error)).strip().split("\n")[0]
-    return text[:300] or type(error).__name__
+    """Returns the reason in an error message, of at most 300 characters."""
+    text = str(error).strip()
+    # TensorFlow's messages have the reason before the node of the graph.
+    if found := re.search(r"([^\n]+)\n\t \[\[", text):
+        text = found[1]
+    return text.split("\n")[0][:300] or type(error).__name__

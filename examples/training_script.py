@@ -28,6 +28,13 @@ flags.DEFINE_string(
     required=True,
 )
 flags.DEFINE_bool("resume", False, "Continue the run in --output_dir.")
+flags.DEFINE_integer(
+    "checkpoint_every",
+    None,
+    "Steps between two checkpoints of an epoch. There is always one after an epoch, "
+    "and one when SIGTERM or SIGUSR1 ends the script, with exit code 75.",
+    lower_bound=1,
+)
 flags.DEFINE_bool(
     "tensorboard", False, "Write logs for TensorBoard, which must be installed."
 )
@@ -114,7 +121,8 @@ flags.DEFINE_enum(
 # Flags that may change when a run is resumed: they change neither the network
 # nor the data nor the optimizer. `--epochs` is checked separately.
 RESUMABLE = {
-    *("output_dir", "resume", "tensorboard", "strategy", "jit_compile"),
+    *("output_dir", "resume", "checkpoint_every", "tensorboard", "strategy"),
+    "jit_compile",
     *("deterministic", "download", "cache", "data_dir", "epochs"),
     "worker_timeout",
 }
@@ -154,8 +162,9 @@ class Script:
             report, in [0, 1).
         report_flags: The names of flags that only the report reads.
         load_source: Opens a split of the data set; by default as the flags say.
-        make_training_batches: Makes the batches of an epoch on, from a source, the
-            network and the first epoch; by default those of classification.
+        make_training_batches: Makes the training batches from a source, the network,
+            and the epoch and the step of the first batch (`initial_epoch` and
+            `initial_step`); by default those of classification.
         make_evaluation_batches: Makes the batches of a source for the network; by
             default those of classification.
         task_defaults: Whether to train with the loss and the metrics of the network's
@@ -185,25 +194,33 @@ def run(script: Script) -> None:
     if FLAGS.deterministic:
         training.enable_determinism()
     # Several workers connect before TensorFlow runs an operation.
-    scope = training.strategy_scope(FLAGS.strategy, FLAGS.worker_timeout)
-    with exiting_without_workers(), shared_output_dir(FLAGS.output_dir, FLAGS.resume):
+    scope = functools.partial(
+        training.strategy_scope, FLAGS.strategy, FLAGS.worker_timeout
+    )
+    scope()
+    with (
+        training.Preemption() as preemption,
+        exiting_without_workers(),
+        shared_output_dir(FLAGS.output_dir, FLAGS.resume),
+    ):
         check_flags(recipe, script.report_flags)
         check_workers(recipe)
         keras.utils.set_random_seed(FLAGS.seed)
         keras.config.set_dtype_policy(FLAGS.policy)
         sources = load_sources(script.held_out, script.load_source)
         check_data_of_workers(sources)
-        with scope:
-            model, epochs = start_or_resume(script, recipe, sources.train)
-            if epochs < recipe.epochs:
-                train(model, sources, recipe, epochs, script)
+        with scope():
+            state = start_or_resume(script, recipe, sources.train)
+            if state.epoch < recipe.epochs:
+                train(state, sources, recipe, script, preemption)
+            model = state.model
             training.run_on_chief(lambda: save_model(model))
         if not training.is_chief():
             return
         if training.num_workers() > 1:
             # The others have finished, and can no longer evaluate together.
-            model, scope = load_model(), contextlib.nullcontext()
-        with scope:
+            model, scope = load_model(), contextlib.nullcontext
+        with scope():
             script.report(model, sources)
         if sources.train.class_names:
             names = path_of("class_names.txt")
@@ -314,7 +331,7 @@ def output_dir(folder: str, resume: bool) -> Iterator[None]:
     """Creates and locks the folder of a run while the block runs.
 
     A folder that the block created is removed again if the block fails before
-    the first epoch is finished, so that the corrected command can be repeated.
+    the first checkpoint, so that the corrected command can be repeated.
     """
     existed = os.path.exists(folder)
     if existed and not resume:
@@ -469,10 +486,7 @@ def training_batches(
 
 
 def classification_batches(
-    source: data.ImageSource,
-    model: keras.Model,
-    initial_epoch: int,
-    crop_per_resolution: bool,
+    source: data.ImageSource, model: keras.Model, crop_per_resolution: bool, **position
 ) -> tf.data.Dataset:
     """Returns the batches on which a classifier is trained."""
     sizes = shared_flags.resolutions_of(model)
@@ -481,7 +495,7 @@ def classification_batches(
         source,
         sizes if crop_per_resolution else largest,
         crop_per_resolution=crop_per_resolution,
-        initial_epoch=initial_epoch,
+        **position,
     )
 
 
@@ -509,26 +523,22 @@ def change(recipe: training.Recipe) -> training.Recipe:
 
 def start_or_resume(
     script: Script, recipe: training.Recipe, source: data.ImageSource
-) -> tuple[keras.Model, int]:
-    """Builds the network, or loads the last checkpoint.
-
-    Returns:
-        The compiled network and the number of finished epochs.
-    """
+) -> training.TrainingState:
+    """Builds and compiles the network, or loads the last checkpoint."""
     steps = source.steps_per_epoch(FLAGS.batch_size)
-    checkpoint = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
-    if not checkpoint:
+    state = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
+    if not state:
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
-        return model, 0
-    model, epochs = checkpoint
-    print(f"Resuming after epoch {epochs}.")
-    if epochs < recipe.epochs:
+        return training.TrainingState(model)
+    print(f"Resuming {state.resume_text}.")
+    model = state.model
+    if state.epoch < recipe.epochs:
         extend_schedule(model, recipe, steps)
     elif model.optimizer.use_ema:
         # As at the end of `fit`
         model.optimizer.finalize_variable_values(model.trainable_variables)
-    return model, epochs
+    return state
 
 
 def compile_model(
@@ -569,43 +579,55 @@ def forget_epochs(log_path: str, finished: int) -> None:
 
 
 def train(
-    model: keras.Model,
+    state: training.TrainingState,
     sources: Sources,
     recipe: training.Recipe,
-    initial_epoch: int,
     script: Script,
+    preemption: training.Preemption,
 ) -> None:
-    """Fits, with a checkpoint and a row of `log.csv` after each epoch."""
+    """Fits from a state on, with checkpoints and a row of `log.csv` per epoch."""
+    model = state.model
     steps = sources.train.steps_per_epoch(FLAGS.batch_size)
     make_batches = script.make_training_batches or functools.partial(
         classification_batches, crop_per_resolution=script.crop_per_resolution
     )
-    batches = make_batches(sources.train, model, initial_epoch)
+    epoch, step = state.data_position(steps)
+    position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
+    batches = training.distribute(
+        lambda shard: make_batches(sources.train, model, shard=shard, **position),
+        FLAGS.batch_size,
+    )
     if script.make_evaluation_batches is not None:
         validation = script.make_evaluation_batches(sources.validation, model)
+        if training.num_workers() > 1:
+            validation = share_of_worker(validation)
     else:
         sizes = shared_flags.resolutions_of(model)
         if not isinstance(model, RSNet) and not isinstance(sizes, int):
             sizes = sizes[0]
-        validation = shared_flags.evaluation_batches(
-            sources.validation, FLAGS.batch_size, sizes
+        validation = training.distribute(
+            lambda shard: shared_flags.evaluation_batches(
+                sources.validation, FLAGS.batch_size, sizes, shard=shard
+            ),
+            FLAGS.batch_size,
         )
     training.run_on_chief(lambda: save_flags(recipe))
-    if training.num_workers() > 1:
-        batches, validation = share_of_worker(batches), share_of_worker(validation)
     print(
         f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
         "epoch. The first step also compiles the training graph, which can take "
         "a minute."
     )
+    checkpoint = training.Checkpoint(
+        path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
+    )
     try:
         model.fit(
             batches,
             epochs=recipe.epochs,
-            initial_epoch=initial_epoch,
+            initial_epoch=state.epoch,
             steps_per_epoch=steps,
             validation_data=validation,
-            callbacks=callbacks(initial_epoch),
+            callbacks=[*logging_callbacks(state.epoch), checkpoint],
             verbose="auto" if training.is_chief() else 0,
         )
     except tf.errors.InvalidArgumentError:
@@ -614,20 +636,17 @@ def train(
         raise
     except KeyboardInterrupt:
         raise SystemExit(
-            "\nInterrupted. The same command with --resume continues after the "
-            "last finished epoch."
+            "\nInterrupted. The same command with --resume continues "
+            f"{checkpoint.resume_text}."
         ) from None
 
 
-def callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that log and save."""
+def logging_callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that log, without the rows of epochs to repeat."""
     if not training.is_chief():
         return []
     forget_epochs(path_of("log.csv"), initial_epoch)
-    result = [
-        keras.callbacks.CSVLogger(path_of("log.csv"), append=initial_epoch > 0),
-        training.EpochCheckpoint(path_of("checkpoint")),
-    ]
+    result = [keras.callbacks.CSVLogger(path_of("log.csv"), append=initial_epoch > 0)]
     if FLAGS.tensorboard:
         result.append(keras.callbacks.TensorBoard(path_of("tensorboard")))
     return result

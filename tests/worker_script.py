@@ -16,6 +16,7 @@ import keras_resadapt  # first: it chooses TensorFlow's convolutions
 
 # isort: split
 
+import example_scripts
 import keras
 import numpy as np
 import tensorflow as tf
@@ -112,6 +113,18 @@ def train(model: keras.Model, family: str, epochs: int = 2) -> dict[str, np.ndar
     return found | {f"variable/{v.path}": np.array(v) for v in model.variables}
 
 
+def training_command(images, output_dir, *arguments) -> list:
+    """A training script and its flags."""
+    return [
+        "train_rsnet",
+        *("--model=resnet18", "--stem=small", "--depths=1", "--filters=8"),
+        *("--resolutions=16,8", "--batch_size=12", "--epochs=1", "--flip=false"),
+        f"--dataset={images}",
+        f"--output_dir={output_dir}",
+        *arguments,
+    ]
+
+
 def message_of(function) -> str:
     """What the error of a function says; an empty text without an error."""
     try:
@@ -130,10 +143,10 @@ class Die(keras.callbacks.Callback):
 
 
 def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
-    strategy_scope = training.strategy_scope("multi_worker", timeout_seconds=60)
+    scope = training.strategy_scope("multi_worker", timeout_seconds=60)
     index = training.workers.worker_index()
     found, notes = {}, {"workers": training.num_workers()}
-    with strategy_scope:
+    with scope:
         for family in families:
             start = time.time()
             model = make(family)
@@ -164,14 +177,25 @@ def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
     own.mkdir()
     notes["not_shared"] = message_of(lambda: training.check_shared_folder(own))
     notes["failed"] = message_of(lambda: training.run_on_chief(lambda: 1 // 0))
+    if die:
+        for name, flags in (
+            ("script_flags", [f"--learning_rate={(index + 1) / 10}"]),
+            ("script", []),
+        ):
+            command = training_command(folder / "images", folder / "run", *flags)
+            result = example_scripts.run_script(*command, "--strategy=multi_worker")
+            notes[name] = [result.code, result.output, result.error]
     np.savez(folder / f"worker_{index}.npz", **found)
     (folder / f"worker_{index}.json").write_text(json.dumps(notes))
     training.gather_from_workers("written")
     if die:
-        with strategy_scope:
+        with (
+            example_scripts.script("training_script") as script,
+            script.exiting_without_workers(),
+            training.strategy_scope("multi_worker"),
+        ):
             model = make("rsnet")
-            with training.reporting_lost_workers():
-                model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
+            model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def sum_over_replicas(tensor):
     context = tf.distribute.get_replica_context()
     if context is None:
         return tensor
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+    # Values of variables and arguments of functions have no device, which several
+    # workers need to know.
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
 def gather_from_replicas(tensor):
@@ -57,4 +59,6 @@ def gather_from_replicas(tensor):
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return tensor if context is None else context.all_gather(tensor, axis=0)
+    if context is None:
+        return tensor
+    return context.all_gather(tf.identity(tensor), axis=0)

@@ -195,7 +195,7 @@ class Segmentation(Task):
 
         dtype = tf.uint8 if self.num_classes <= 256 else tf.int32
         return {
-            "classes": tf.cast(tf.argmax(outputs, axis=-1), dtype),
+            "classes": tf.cast(tf.argmax(outputs, -1, tf.int32), dtype),
             "probabilities": tf.nn.softmax(outputs),
         }
 

@@ -1,12 +1,12 @@
 """Training: optimizer, recipes, devices, and resuming after an interruption."""
 
-from keras_resadapt.training.checkpoint import Checkpoint, resume_text
+from keras_resadapt.training.checkpoint import Checkpoint
 from keras_resadapt.training.checkpoint_file import (
     TrainingState,
-    describe,
     load_last_checkpoint,
 )
 from keras_resadapt.training.determinism import enable_determinism
+from keras_resadapt.training.distributed_data import distribute
 from keras_resadapt.training.lock import lock_folder
 from keras_resadapt.training.multi_step import MultiStepDecay
 from keras_resadapt.training.preemption import PREEMPTED, Preemption

@@ -13,8 +13,8 @@ from keras_resadapt.training.checkpoint_file import (
     Position,
     TrainingState,
     checkpoint_path,
-    describe,
     list_checkpoints,
+    resume_text,
     save_checkpoint,
 )
 from keras_resadapt.training.checks import check_positive_integer
@@ -54,8 +54,10 @@ class Checkpoint(keras.callbacks.Callback):
             callbacks=[training.Checkpoint(folder, every=50, resumed=state)],
         )
 
-    `fit` counts the finished steps of the epoch again, without running them. Their
-    logs are the restored values of the metrics.
+    `fit` counts the finished steps of the epoch again, without running them or
+    reading batches. Their logs are the restored values of the metrics. The batches
+    must start at the position of the training and must not end before it ends, as
+    those of `data.training_batches` with `epochs=None`.
 
     The model is also saved once, and removed again, before the first step: a folder
     that cannot be written and a disk that is too full stop the training before it
@@ -105,6 +107,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._fitting = False
         # The values at the end of an epoch, which its validation replaces
         self._metrics: Sequence[np.ndarray] = ()
+
+    @property
+    def resume_text(self) -> str:
+        """From where the training resumes, such as "after step 50 of epoch 3"."""
+        return resume_text(self.saved)
 
     # === Called by `fit` ===
 
@@ -207,12 +214,7 @@ class Checkpoint(keras.callbacks.Callback):
             received = self.preemption.received
             print(
                 f"Stopped by {received.name if received else 'another worker'}. The "
-                f"training can be resumed {resume_text(self.saved)}.",
+                f"training can be resumed {self.resume_text}.",
                 file=sys.stderr,
             )
         raise SystemExit(PREEMPTED)
-
-
-def resume_text(saved: Position | None) -> str:
-    """Returns from where a training resumes, such as "after epoch 3"."""
-    return f"after {describe(saved)}" if saved else "from the start"

@@ -17,7 +17,7 @@ from keras_resadapt.files import atomic_path
 Position = tuple[int, int]
 
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.keras")
-_METRICS = "metrics.npz"
+_STATE = "training_state.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +37,36 @@ class TrainingState:
     step: int = 0
     metrics: Sequence[np.ndarray] = ()
 
+    @property
+    def resume_text(self) -> str:
+        """From where the training resumes, such as "after step 50 of epoch 3"."""
+        return resume_text((self.epoch, self.step))
+
     def data_position(self, steps_per_epoch: int) -> Position:
-        """Returns the epoch and the step from which `fit` reads batches.
+        """Returns the epoch and the step of the first batch that `fit` reads.
 
         These are the arguments `initial_epoch` and `initial_step` of
-        `data.training_batches`. With TensorFlow, they are the position of the
-        training. With JAX, Keras reads the batches of the finished steps too.
+        `data.training_batches`. They are the position of the training, except where
+        all steps of an epoch are finished and its validation is not.
 
         Args:
             steps_per_epoch: The number of steps per epoch.
         """
-        if keras.backend.backend() != "tensorflow":
-            return self.epoch, 0
         if self.step == steps_per_epoch:  # only the validation is left
             return self.epoch + 1, 0
         return self.epoch, self.step
 
 
-def describe(position: Position) -> str:
-    """Returns a position as text, such as "step 50 of epoch 3"."""
+def resume_text(position: Position | None) -> str:
+    """Returns from where a training resumes, such as "after step 50 of epoch 3".
+
+    Args:
+        position: The epoch and the step of a checkpoint; None without one.
+    """
+    if position is None:
+        return "from the start"
     epoch, step = position
-    return f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+    return f"after step {step} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
 
 
 def checkpoint_path(folder: str | os.PathLike, position: Position) -> str:
@@ -84,8 +93,14 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint completely or not at all.
 
-    A checkpoint is the `.keras` file of a model. The values of metrics are a
-    further member of this archive.
+    A checkpoint is the `.keras` file of a model. A further member of this archive
+    holds what Keras does not save: the values of the metrics, and the states of the
+    random generators of layers such as `Dropout`.
+
+    Args:
+        path: The file to write or replace.
+        model: The compiled model.
+        metrics: The values of the metrics within an epoch.
 
     Raises:
         OSError: If the file cannot be written. The message names the folder.
@@ -93,11 +108,14 @@ def save_checkpoint(
     try:
         with atomic_path(path) as temporary:
             model.save(temporary)
-            if metrics:
-                values = io.BytesIO()
-                np.savez(values, *metrics)
+            seeds = [np.array(variable) for variable in _seed_variables(model)]
+            arrays = {f"metric_{i}": values for i, values in enumerate(metrics)}
+            arrays |= {f"seed_{i}": values for i, values in enumerate(seeds)}
+            if arrays:
+                content = io.BytesIO()
+                np.savez(content, **arrays)
                 with zipfile.ZipFile(temporary, "a") as archive:
-                    archive.writestr(_METRICS, values.getvalue())
+                    archive.writestr(_STATE, content.getvalue())
     except OSError as error:
         raise OSError(
             error.errno,
@@ -129,8 +147,11 @@ def load_last_checkpoint(folder: str | os.PathLike) -> TrainingState | None:
                     f"{message} Training continues from the earlier {path!r}.",
                     stacklevel=2,
                 )
-            metrics = _load_metrics(path) if step else []
-            return TrainingState(keras.saving.load_model(path), epoch, step, metrics)
+            model = keras.saving.load_model(path)
+            metrics, seeds = _load_state(path)
+            for variable, seed in zip(_seed_variables(model), seeds):
+                variable.assign(seed)
+            return TrainingState(model, epoch, step, metrics)
         damages.append(f"The checkpoint {path!r} is damaged ({damage}).")
     if damages:
         raise ValueError(
@@ -140,10 +161,23 @@ def load_last_checkpoint(folder: str | os.PathLike) -> TrainingState | None:
     return None
 
 
-def _load_metrics(path: str) -> list[np.ndarray]:
+def _seed_variables(model: keras.Model) -> list[keras.Variable]:
+    """Returns the states of the random generators of a model's layers."""
+    weights = set(map(id, model.weights))
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _load_state(path: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the values of the metrics and the states of the random generators."""
     with zipfile.ZipFile(path) as archive:
-        with np.load(io.BytesIO(archive.read(_METRICS)), allow_pickle=False) as values:
-            return [values[name] for name in values.files]
+        if _STATE not in archive.namelist():
+            return [], []
+        content = io.BytesIO(archive.read(_STATE))
+    with np.load(content, allow_pickle=False) as arrays:
+        return tuple(
+            [arrays[name] for name in arrays.files if name.startswith(kind)]
+            for kind in ("metric_", "seed_")
+        )
 
 
 def _damage(path: str, step: int) -> str | None:
@@ -154,8 +188,8 @@ def _damage(path: str, step: int) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.testzip()
-            if step and _METRICS not in archive.namelist():
-                return f"it has no {_METRICS}"
+            if step and _STATE not in archive.namelist():
+                return f"it has no {_STATE}"
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         return str(error) or type(error).__name__
     return member and f"the checksum of {member} is wrong"

@@ -13,8 +13,7 @@ def skip_steps(
 
     `fit` counts the steps of each epoch from 0. Until it has counted the finished
     steps, the train function of the model is replaced by one that runs nothing and
-    returns the restored values of the metrics. With TensorFlow, it also reads no
-    batches.
+    reads no batches and returns the restored values of the metrics.
 
     It must be called when `fit` has reset the metrics and before the first step, as
     in `on_epoch_begin`.

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from keras_resadapt.layers.replicas import gather_from_replicas
 from keras_resadapt.training.cluster import find_cluster
 from keras_resadapt.training.rendezvous import meet
 
@@ -136,12 +137,9 @@ def _gather_function(strategy):
     """Returns a function that joins the vectors of all workers."""
     import tensorflow as tf
 
-    def in_replica(vector):
-        return tf.distribute.get_replica_context().all_gather(vector, axis=0)
-
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
     def gather(vector):
-        joined = strategy.run(in_replica, args=(vector,))
+        joined = strategy.run(gather_from_replicas, args=(vector,))
         return strategy.experimental_local_results(joined)[0]
 
     return gather

@@ -1,0 +1,57 @@
+"""The masks that a mask head is trained to return."""
+
+from typing import Any
+
+from keras import ops
+
+
+def mask_targets(
+    masks: Any, boxes: Any, matched: Any, image_size: tuple[Any, Any], size: int = 28
+) -> Any:
+    """Returns the part of an object's mask inside each box, at a fixed size.
+
+    It is ROI align of the mask with as many points per cell as the cell has
+    pixels, rounded up.
+
+    Args:
+        masks: 0 and 1, of shape (batch, objects, height, width). The masks cover the
+            padded images, at their size or at another one.
+        boxes: Boxes of shape (batch, boxes, 4), in pixels of the images.
+        matched: Index of the object of each box, of shape (batch, boxes).
+        image_size: Height and width of the padded images.
+        size: Height and width of the result.
+
+    Returns:
+        float32 values in [0, 1] of shape (batch, boxes, size, size).
+    """
+    import tensorflow as tf
+
+    batch, objects, height, width = ops.shape(masks)
+    count = ops.shape(boxes)[1]
+    masks = tf.reshape(tf.cast(masks, tf.uint8), (-1, height, width, 1))
+    masks = tf.pad(masks, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
+    pixels = tf.cast(tf.stack([height, width]), tf.float32)
+    scale = pixels / tf.cast(tf.stack(image_size), tf.float32)
+    boxes = tf.reshape(tf.cast(boxes, tf.float32), (-1, 2, 2))[:, :, ::-1] * scale
+    start = boxes[:, 0]
+    length = tf.maximum(boxes[:, 1] - start, 1.0)
+    # The limit is for boxes that are far larger than the image.
+    points = tf.minimum(tf.math.ceil(length / size), tf.math.ceil(2 * pixels / size))
+    step = length / (size * points)
+    ends = [start + 0.5 * step + 1, start + length - 0.5 * step + 1]
+    ends = tf.concat(ends, axis=1) / tf.concat([pixels + 1] * 2, axis=0)
+    places = tf.range(batch)[:, None] * objects + tf.cast(matched, tf.int32)
+
+    def align(inputs):
+        ends, place, points = inputs
+        crop_size = size * points
+        crop = tf.image.crop_and_resize(masks, ends[None], place[None], crop_size)
+        cells = tf.reshape(crop, (size, points[0], size, points[1]))
+        return tf.reduce_mean(cells, axis=(1, 3))
+
+    targets = tf.map_fn(
+        align,
+        (ends, tf.reshape(places, [-1]), tf.cast(points, tf.int32)),
+        fn_output_signature=tf.TensorSpec((size, size)),
+    )
+    return tf.stop_gradient(tf.reshape(targets, (batch, count, size, size)))
