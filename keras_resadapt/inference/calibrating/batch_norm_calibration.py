@@ -94,6 +94,8 @@ def _view(model, images, point, resolution):
     """Returns the images of a batch at a point, in their own shape."""
     views = images if isinstance(images, (tuple, list)) else (images,)
     height, width = views[0].shape[1:3]
+    if model.task.padded:
+        return model.view_at(images, None, point)[0]
     if height == width or not model.task.any_shape:
         return images_at(images, resolution)
     if len(views) == len(model.resolutions):
