@@ -233,7 +233,7 @@ def run(script: Script) -> None:
 def save_model(model: keras.Model) -> None:
     """Writes the trained network to `model.keras`."""
     with atomic_path(path_of("model.keras")) as temporary:
-        model.save(temporary)
+        training.call_outside_scope(lambda: model.save(temporary))
 
 
 def load_model() -> keras.Model:

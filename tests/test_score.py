@@ -22,6 +22,19 @@ parquet = pytest.importorskip("pyarrow.parquet")
 SIGNATURE = "adaptive_default_encoded"
 
 
+def needs(package, extra):
+    """Skips a test before its fixtures are made, and does not import the package.
+
+    Ray reads variables that the script sets before it imports Ray.
+    """
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"needs the extra {extra!r}")
+
+
+needs_ray = needs("ray", "ray")
+needs_beam = needs("apache_beam", "beam")
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A folder with 17 images of mixed sizes, three of which are broken."""
@@ -212,8 +225,6 @@ def test_files_are_listed_once_and_without_credentials(tmp_path, examples, image
 @pytest.fixture
 def score_ray(monkeypatch, examples):
     """The script `score_ray`, with Ray's files in a folder with a short path."""
-    if importlib.util.find_spec("ray") is None:  # the script sets variables first
-        pytest.skip("needs the extra 'ray'")
     with example_scripts.script("score_ray") as module:
         yield module
 
@@ -246,6 +257,7 @@ def dying(score_ray, folder, blocks):
     return Dying
 
 
+@needs_ray
 @pytest.mark.slow
 def test_two_actors_of_which_both_are_lost(
     tmp_path, monkeypatch, capsys, score_ray, served, images, records, expected
@@ -284,6 +296,7 @@ def test_two_actors_of_which_both_are_lost(
         check_row(row, expected(path.read_bytes()))
 
 
+@needs_ray
 @pytest.mark.slow
 def test_restart_after_a_block_that_always_fails(
     tmp_path, monkeypatch, capsys, score_ray, served, images, expected
@@ -317,6 +330,7 @@ def test_restart_after_a_block_that_always_fails(
     assert "9 of 9 blocks are finished" in capsys.readouterr().out
 
 
+@needs_ray
 def test_actors_need_no_other_module(score_ray, examples, monkeypatch, served, images):
     """Machines of a cluster receive the script and have none of its modules."""
     pickled = score_ray.ray.cloudpickle.dumps(score_ray.BlockScorer)
@@ -326,6 +340,7 @@ def test_actors_need_no_other_module(score_ray, examples, monkeypatch, served, i
     assert actor.__call__.__globals__["scoring"].Scorer.__module__ == "scoring"
 
 
+@needs_ray
 def test_bad_input(tmp_path, score_ray, served, images):
     def error(*flags, inputs=images, model=served, output=tmp_path / "scores"):
         options = [*arguments(model, output, inputs), *flags]
@@ -357,9 +372,9 @@ def test_bad_input(tmp_path, score_ray, served, images):
 # === Beam ===
 
 
+@needs_beam
 @pytest.mark.slow
 def test_beam(tmp_path, served, images, expected):
-    pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
     patterns = [f"{images}/**.jpg", f"{images}/*.png", f"{images}/*.bmp"]
     flags = (f"--savedmodel={served}", f"--output={tmp_path / 'scores'}")
     flags += ("--batch_size=4", "--runner=DirectRunner", "--inputs")

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_resadapt.files import atomic_path
+from keras_resadapt.training.outside_scope import call_outside_scope
 
 Position = tuple[int, int]
 
@@ -107,7 +108,7 @@ def save_checkpoint(
     """
     try:
         with atomic_path(path) as temporary:
-            model.save(temporary)
+            call_outside_scope(lambda: model.save(temporary))
             seeds = [np.array(variable) for variable in _seed_variables(model)]
             arrays = {f"metric_{i}": values for i, values in enumerate(metrics)}
             arrays |= {f"seed_{i}": values for i, values in enumerate(seeds)}
