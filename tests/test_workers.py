@@ -186,7 +186,11 @@ def test_strangers_are_ignored():
     port = int(addresses[0].split(":")[1])
     chief = threading.Thread(target=meet, args=(cluster_of(addresses, 0), 20))
     chief.start()
-    for content in (b"GET / HTTP/1.0\r\n\r\n\n", b"{}\n", b"[" * 2000 + b"\n"):
+    for content in (
+        b"GET / HTTP/1.0\r\n\r\n\n",
+        b'{"index": []}\n',
+        b"[" * 2000 + b"\n",
+    ):
         for _ in range(500):  # until the chief listens
             try:
                 with socket.create_connection(("127.0.0.1", port)) as stranger:
