@@ -31,6 +31,8 @@ setuptools.setup(
         "tensorflow-serving-api>=2.21",
     ],
     extras_require={
+        "beam": ["apache-beam", "pyarrow"],
+        "detection": ["pycocotools"],
         "jax": ["jax"],
         "litert": ["ai-edge-litert"],
         "quantization": [
@@ -39,9 +41,10 @@ setuptools.setup(
             "tensorflow-model-optimization>=0.8.1",
             "tf_keras>=2.21",  # what the line above runs on
         ],
+        "ray": ["pyarrow", "ray[data]>=2.50,<2.64"],  # 2.64 removes `max_task_retries`
         "torch": ["torch"],  # to read PyTorch files, and to compare speed
         "test": [
-            "keras_resadapt[quantization]",
+            "keras_resadapt[detection,quantization]",
             "jax",
             "mypy",
             "pillow",

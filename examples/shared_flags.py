@@ -113,11 +113,19 @@ def load_source(split: str, **kwargs) -> data.ImageSource:
 
 
 def evaluation_batches(
-    source: data.ImageSource, batch_size: int, resolutions: int | Sequence[int]
+    source: data.ImageSource,
+    batch_size: int,
+    resolutions: int | Sequence[int],
+    **kwargs,
 ) -> tf.data.Dataset:
-    """Returns the images of a source, preprocessed as in the papers' evaluation."""
+    """Returns the images of a source, preprocessed as in the papers' evaluation.
+
+    Args:
+        source, batch_size, resolutions: As for `data.evaluation_batches`.
+        **kwargs: Further arguments of `data.evaluation_batches`.
+    """
     return data.evaluation_batches(
-        source, batch_size, resolutions, crop_fraction=FLAGS.crop_fraction
+        source, batch_size, resolutions, crop_fraction=FLAGS.crop_fraction, **kwargs
     )
 
 

@@ -12,7 +12,7 @@ pixels, on a TFDS set of images with masks:
         --output_dir=runs/rsrefinenet101
 
 On your own images, `--dataset` is a folder with train/images, train/masks, val/images
-and val/masks. `--resume` continues an interrupted run after its last finished epoch.
+and val/masks. `--resume` continues an interrupted run after its last checkpoint.
 """
 
 import functools
@@ -98,7 +98,7 @@ def build_model(num_classes: int) -> keras_resadapt.RSNet:
     return model
 
 
-def training_batches(source, model, initial_epoch: int) -> tf.data.Dataset:
+def training_batches(source, model, **position) -> tf.data.Dataset:
     """Returns random crops with their masks."""
     return data.segmentation_training_batches(
         source,
@@ -107,7 +107,7 @@ def training_batches(source, model, initial_epoch: int) -> tf.data.Dataset:
         flip=FLAGS.flip,
         color_jitter=FLAGS.color_jitter,
         seed=FLAGS.seed,
-        initial_epoch=initial_epoch,
+        **position,
     )
 
 

@@ -4,7 +4,9 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import command_line
@@ -26,11 +28,29 @@ flags.DEFINE_string(
     required=True,
 )
 flags.DEFINE_bool("resume", False, "Continue the run in --output_dir.")
+flags.DEFINE_integer(
+    "checkpoint_every",
+    None,
+    "Steps between two checkpoints of an epoch. There is always one after an epoch, "
+    "and one when SIGTERM or SIGUSR1 ends the script, with exit code 75.",
+    lower_bound=1,
+)
 flags.DEFINE_bool(
     "tensorboard", False, "Write logs for TensorBoard, which must be installed."
 )
 flags.DEFINE_enum(
-    "strategy", "none", training.STRATEGIES, "'mirrored': all GPUs of this machine."
+    "strategy",
+    "none",
+    training.STRATEGIES,
+    "'mirrored': all GPUs of this machine. 'multi_worker': all processes that "
+    "TF_CONFIG or a SLURM step describes, each of which runs the same command.",
+)
+flags.DEFINE_float(
+    "worker_timeout",
+    training.WORKER_TIMEOUT,
+    "Seconds that a worker waits for another one. It must exceed the time in which "
+    "one of them compiles, validates or saves.",
+    lower_bound=1.0,
 )
 flags.DEFINE_enum(
     "jit_compile", "auto", ["auto", "on", "off"], "Compilation of the step by XLA."
@@ -101,9 +121,18 @@ flags.DEFINE_enum(
 # Flags that may change when a run is resumed: they change neither the network
 # nor the data nor the optimizer. `--epochs` is checked separately.
 RESUMABLE = {
-    *("output_dir", "resume", "tensorboard", "strategy", "jit_compile"),
+    *("output_dir", "resume", "checkpoint_every", "tensorboard", "strategy"),
+    "jit_compile",
     *("deterministic", "download", "cache", "data_dir", "epochs"),
+    "worker_timeout",
 }
+
+# Flags in which the workers of one training may differ: they have folders and disks
+# of their own.
+OF_WORKER = {"output_dir", "data_dir", "download", "cache"}
+
+# The exit code of a worker that has lost another one (EX_UNAVAILABLE of sysexits.h)
+WORKER_LOST = 69
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +162,9 @@ class Script:
             report, in [0, 1).
         report_flags: The names of flags that only the report reads.
         load_source: Opens a split of the data set; by default as the flags say.
-        make_training_batches: Makes the batches of an epoch on, from a source, the
-            network and the first epoch; by default those of classification.
+        make_training_batches: Makes the training batches from a source, the network,
+            and the epoch and the step of the first batch (`initial_epoch` and
+            `initial_step`); by default those of classification.
         make_evaluation_batches: Makes the batches of a source for the network; by
             default those of classification.
         task_defaults: Whether to train with the loss and the metrics of the network's
@@ -161,19 +191,36 @@ def run(script: Script) -> None:
             run that is resumed.
     """
     recipe = change(script.recipe)
-    with output_dir(FLAGS.output_dir, FLAGS.resume):
+    if FLAGS.deterministic:
+        training.enable_determinism()
+    # Several workers connect before TensorFlow runs an operation.
+    scope = functools.partial(
+        training.strategy_scope, FLAGS.strategy, FLAGS.worker_timeout
+    )
+    scope()
+    with (
+        training.Preemption() as preemption,
+        exiting_without_workers(),
+        shared_output_dir(FLAGS.output_dir, FLAGS.resume),
+    ):
         check_flags(recipe, script.report_flags)
-        if FLAGS.deterministic:
-            training.enable_determinism()
+        check_workers(recipe)
         keras.utils.set_random_seed(FLAGS.seed)
         keras.config.set_dtype_policy(FLAGS.policy)
         sources = load_sources(script.held_out, script.load_source)
-        with training.strategy_scope(FLAGS.strategy):
-            model, epochs = start_or_resume(script, recipe, sources.train)
-            if epochs < recipe.epochs:
-                train(model, sources, recipe, epochs, script)
-            with atomic_path(path_of("model.keras")) as temporary:
-                model.save(temporary)
+        check_data_of_workers(sources)
+        with scope():
+            state = start_or_resume(script, recipe, sources.train)
+            if state.epoch < recipe.epochs:
+                train(state, sources, recipe, script, preemption)
+            model = state.model
+            training.run_on_chief(lambda: save_model(model))
+        if not training.is_chief():
+            return
+        if training.num_workers() > 1:
+            # The others have finished, and can no longer evaluate together.
+            model, scope = load_model(), contextlib.nullcontext
+        with scope():
             script.report(model, sources)
         if sources.train.class_names:
             names = path_of("class_names.txt")
@@ -181,6 +228,94 @@ def run(script: Script) -> None:
         if not isinstance(sources.validation, data.SegmentationSource):
             save_samples(sources.validation, path_of("samples"))
         print_summary(sources)
+
+
+def save_model(model: keras.Model) -> None:
+    """Writes the trained network to `model.keras`."""
+    with atomic_path(path_of("model.keras")) as temporary:
+        training.call_outside_scope(lambda: model.save(temporary))
+
+
+def load_model() -> keras.Model:
+    """Returns the trained network, read from `model.keras`."""
+    return keras.saving.load_model(path_of("model.keras"))
+
+
+# === Several workers ===
+
+
+@contextlib.contextmanager
+def exiting_without_workers() -> Iterator[None]:
+    """Exits with the code `WORKER_LOST` when another worker is lost.
+
+    The process exits at once: TensorFlow cannot shut down what waits for the other
+    worker.
+    """
+    try:
+        with training.reporting_lost_workers():
+            yield
+    except training.WorkerLostError as error:
+        print(
+            f"error: {error} Start all workers again with the same command and "
+            "--resume to continue after the last checkpoint.",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(WORKER_LOST)
+
+
+@contextlib.contextmanager
+def shared_output_dir(folder: str, resume: bool) -> Iterator[None]:
+    """Lets the chief create and lock the folder, which all workers must see."""
+    with contextlib.ExitStack() as stack:
+        training.run_on_chief(lambda: stack.enter_context(output_dir(folder, resume)))
+        training.check_shared_folder(folder)
+        yield
+
+
+def check_workers(recipe: training.Recipe) -> None:
+    """Raises a `ValueError` unless all workers have the same code and flags."""
+    if training.num_workers() == 1:
+        return
+    values = flag_values(recipe)
+    training.check_workers_agree(
+        training.software_properties()
+        | {f"--{name}": values[name] for name in values.keys() - OF_WORKER}
+    )
+    if FLAGS.batch_size % training.num_workers():
+        raise app.UsageError(
+            f"--batch_size must be a multiple of the {training.num_workers()} workers. "
+            f"Received: --batch_size={FLAGS.batch_size}"
+        )
+
+
+def check_data_of_workers(sources: Sources) -> None:
+    """Raises a `ValueError` unless all workers have the same data."""
+    training.check_workers_agree(
+        {
+            f"the data set of {name}": f"{source.name} ({source.num_examples} images, "
+            f"digest of the classes {digest_of(source.class_names)})"
+            for name, source in (
+                ("training", sources.train),
+                ("validation", sources.validation),
+            )
+        }
+    )
+
+
+def digest_of(names: Sequence[str]) -> str:
+    """Returns a short digest of a list of names."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+
+
+def share_of_worker(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches of which each worker takes its share, whatever their files."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return batches.with_options(options)
 
 
 # === The output folder ===
@@ -196,7 +331,7 @@ def output_dir(folder: str, resume: bool) -> Iterator[None]:
     """Creates and locks the folder of a run while the block runs.
 
     A folder that the block created is removed again if the block fails before
-    the first epoch is finished, so that the corrected command can be repeated.
+    the first checkpoint, so that the corrected command can be repeated.
     """
     existed = os.path.exists(folder)
     if existed and not resume:
@@ -238,6 +373,12 @@ def check_flags(recipe: training.Recipe, report_flags: Sequence[str]) -> None:
     if not os.path.exists(path_of("flags.json")):
         return
     before = read_json(path_of("flags.json"))
+    workers = before.get("workers", 1)
+    if workers != training.num_workers() and training.is_chief():
+        print(
+            f"The run continues on {training.num_workers()} workers. It was on "
+            f"{workers} before, so that its weights differ by rounding."
+        )
     changed = [
         f"--{name}={_text(before[name])} became --{name}={_text(value)}"
         for name, value in flag_values(recipe).items()
@@ -264,7 +405,8 @@ def _text(value) -> str:
 
 def save_flags(recipe: training.Recipe) -> None:
     """Writes the flags of the run to `flags.json`."""
-    write_json(path_of("flags.json"), flag_values(recipe))
+    values = flag_values(recipe) | {"workers": training.num_workers()}
+    write_json(path_of("flags.json"), values)
 
 
 def save_samples(source: data.ImageSource, folder: str, count: int = 4) -> None:
@@ -344,10 +486,7 @@ def training_batches(
 
 
 def classification_batches(
-    source: data.ImageSource,
-    model: keras.Model,
-    initial_epoch: int,
-    crop_per_resolution: bool,
+    source: data.ImageSource, model: keras.Model, crop_per_resolution: bool, **position
 ) -> tf.data.Dataset:
     """Returns the batches on which a classifier is trained."""
     sizes = shared_flags.resolutions_of(model)
@@ -356,7 +495,7 @@ def classification_batches(
         source,
         sizes if crop_per_resolution else largest,
         crop_per_resolution=crop_per_resolution,
-        initial_epoch=initial_epoch,
+        **position,
     )
 
 
@@ -384,26 +523,25 @@ def change(recipe: training.Recipe) -> training.Recipe:
 
 def start_or_resume(
     script: Script, recipe: training.Recipe, source: data.ImageSource
-) -> tuple[keras.Model, int]:
-    """Builds the network, or loads the last checkpoint.
-
-    Returns:
-        The compiled network and the number of finished epochs.
-    """
+) -> training.TrainingState:
+    """Builds and compiles the network, or loads the last checkpoint."""
     steps = source.steps_per_epoch(FLAGS.batch_size)
-    checkpoint = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
-    if not checkpoint:
+    state = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
+    # A worker may see a folder on a network late.
+    training.check_workers_agree({"the checkpoint": state and state.resume_text})
+    if not state:
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
-        return model, 0
-    model, epochs = checkpoint
-    print(f"Resuming after epoch {epochs}.")
-    if epochs < recipe.epochs:
+        return training.TrainingState(model)
+    if training.is_chief():
+        print(f"Resuming {state.resume_text}.")
+    model = state.model
+    if state.epoch < recipe.epochs:
         extend_schedule(model, recipe, steps)
     elif model.optimizer.use_ema:
         # As at the end of `fit`
         model.optimizer.finalize_variable_values(model.trainable_variables)
-    return model, epochs
+    return state
 
 
 def compile_model(
@@ -444,41 +582,57 @@ def forget_epochs(log_path: str, finished: int) -> None:
 
 
 def train(
-    model: keras.Model,
+    state: training.TrainingState,
     sources: Sources,
     recipe: training.Recipe,
-    initial_epoch: int,
     script: Script,
+    preemption: training.Preemption,
 ) -> None:
-    """Fits, with a checkpoint and a row of `log.csv` after each epoch."""
+    """Fits from a state on, with checkpoints and a row of `log.csv` per epoch."""
+    model = state.model
     steps = sources.train.steps_per_epoch(FLAGS.batch_size)
     make_batches = script.make_training_batches or functools.partial(
         classification_batches, crop_per_resolution=script.crop_per_resolution
     )
-    batches = make_batches(sources.train, model, initial_epoch)
+    epoch, step = state.data_position(steps)
+    position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
+    batches = training.distribute(
+        lambda shard: make_batches(sources.train, model, shard=shard, **position),
+        FLAGS.batch_size,
+    )
     if script.make_evaluation_batches is not None:
         validation = script.make_evaluation_batches(sources.validation, model)
+        if training.num_workers() > 1:
+            validation = share_of_worker(validation)
     else:
         sizes = shared_flags.resolutions_of(model)
         if not isinstance(model, RSNet) and not isinstance(sizes, int):
             sizes = sizes[0]
-        validation = shared_flags.evaluation_batches(
-            sources.validation, FLAGS.batch_size, sizes
+        validation = training.distribute(
+            lambda shard: shared_flags.evaluation_batches(
+                sources.validation, FLAGS.batch_size, sizes, shard=shard
+            ),
+            FLAGS.batch_size,
         )
-    save_flags(recipe)
-    print(
-        f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
-        "epoch. The first step also compiles the training graph, which can take "
-        "a minute."
+    training.run_on_chief(lambda: save_flags(recipe))
+    if training.is_chief():
+        print(
+            f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
+            "epoch. The first step also compiles the training graph, which can take "
+            "a minute."
+        )
+    checkpoint = training.Checkpoint(
+        path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
     )
     try:
         model.fit(
             batches,
             epochs=recipe.epochs,
-            initial_epoch=initial_epoch,
+            initial_epoch=state.epoch,
             steps_per_epoch=steps,
             validation_data=validation,
-            callbacks=callbacks(initial_epoch),
+            callbacks=[*logging_callbacks(state.epoch), checkpoint],
+            verbose="auto" if training.is_chief() else 0,
         )
     except tf.errors.InvalidArgumentError:
         for source in sources.all():
@@ -486,18 +640,17 @@ def train(
         raise
     except KeyboardInterrupt:
         raise SystemExit(
-            "\nInterrupted. The same command with --resume continues after the "
-            "last finished epoch."
+            "\nInterrupted. The same command with --resume continues "
+            f"{checkpoint.resume_text}."
         ) from None
 
 
-def callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that log and save."""
+def logging_callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that log, without the rows of epochs to repeat."""
+    if not training.is_chief():
+        return []
     forget_epochs(path_of("log.csv"), initial_epoch)
-    result = [
-        keras.callbacks.CSVLogger(path_of("log.csv"), append=initial_epoch > 0),
-        training.EpochCheckpoint(path_of("checkpoint")),
-    ]
+    result = [keras.callbacks.CSVLogger(path_of("log.csv"), append=initial_epoch > 0)]
     if FLAGS.tensorboard:
         result.append(keras.callbacks.TensorBoard(path_of("tensorboard")))
     return result

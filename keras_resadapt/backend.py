@@ -42,6 +42,15 @@ def on_tensorflow_cpu() -> bool:
     )
 
 
+def on_tpu() -> bool:
+    """Returns whether TensorFlow has a TPU, which compiles every step with XLA."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return bool(tf.config.list_logical_devices("TPU"))
+
+
 def in_graph() -> bool:
     """Returns whether TensorFlow is tracing a function."""
     if keras.backend.backend() != "tensorflow":

@@ -80,6 +80,74 @@ def _one_hot(labels, classes, dtype):
     return ops.where(valid[:, None], targets, float("nan"))
 
 
+def soft_cross_entropy(targets: Any, logits: Any, total: float = 1.0) -> Any:
+    """Returns -sum_c t_c log softmax(z)_c for targets t and logits z.
+
+    The gradient with respect to the logits is `total * softmax(z) - t`, which the
+    forward pass computes from the same softmax.
+
+    Args:
+        targets: Non-negative tensor of shape (..., classes). No gradient flows to it.
+        logits: Tensor of the same shape.
+        total: The sum of the targets over the classes.
+
+    Returns:
+        Tensor of shape (...).
+    """
+
+    @ops.custom_gradient
+    def cross_entropy(targets, logits):
+        probabilities = ops.softmax(logits)
+        scaled = probabilities if total == 1 else total * probabilities
+        gradient = scaled - targets
+
+        def grad(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return ops.zeros_like(targets), gradient * upstream[..., None]
+
+        normalizer = _log_sum_exp(logits, probabilities)
+        return total * normalizer - ops.sum(targets * logits, axis=-1), grad
+
+    return cross_entropy(ops.stop_gradient(targets), logits)
+
+
+def _log_sum_exp(logits, probabilities):
+    """Returns log sum_c exp(z_c) for logits z and their softmax."""
+    return ops.max(logits, axis=-1) - ops.log(ops.max(probabilities, axis=-1))
+
+
+def _sum_of_divergences(logits: Sequence, pairs: Sequence[tuple[int, int]]):
+    """Returns the sum of KL(p_t || p_s) over pairs (t, s).
+
+    It equals sum_s CE(sum_t p_t, p_s) - sum_t H(p_t), where CE is the cross-entropy,
+    with one term per student s, and H is the entropy. Each softmax is computed
+    once. Sums of teachers that begin with the same teachers share their parts.
+
+    Args:
+        logits: Tensors of shape (..., classes).
+        pairs: Indices of the teacher and of the student, sorted by teacher.
+
+    Returns:
+        Tensor of shape (...).
+    """
+    fixed = [ops.stop_gradient(z) for z in logits]
+    probabilities = {t: ops.softmax(fixed[t]) for t in sorted({t for t, _ in pairs})}
+    sums = {(t,): p for t, p in probabilities.items()}
+    total = 0.0
+    for student in sorted({s for _, s in pairs}):
+        teachers = tuple(t for t, s in pairs if s == student)
+        for n in range(2, len(teachers) + 1):
+            if teachers[:n] not in sums:
+                last = probabilities[teachers[n - 1]]
+                sums[teachers[:n]] = sums[teachers[: n - 1]] + last
+        total += soft_cross_entropy(sums[teachers], logits[student], len(teachers))
+    for t, p in probabilities.items():
+        entropy = _log_sum_exp(fixed[t], p) - ops.sum(p * fixed[t], axis=-1)
+        total -= sum(teacher == t for teacher, _ in pairs) * entropy
+    return total
+
+
 @keras.saving.register_keras_serializable("keras_resadapt")
 class Distillation(keras.losses.Loss):
     """KL(p_teacher || p_student) of logits (RS-Net, equation 7).
@@ -91,7 +159,7 @@ class Distillation(keras.losses.Loss):
             softmax.
 
     Call arguments:
-        y_true: The teacher's logits, of shape (batch, classes).
+        y_true: The teacher's logits, of shape (..., classes).
         y_pred: The student's logits, of the same shape.
     """
 
@@ -110,12 +178,36 @@ class Distillation(keras.losses.Loss):
         self.temperature = float(temperature)
 
     def call(self, y_true, y_pred):
-        teacher = ops.log_softmax(ops.stop_gradient(y_true) / self.temperature)
-        student = ops.log_softmax(y_pred / self.temperature)
-        return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        return self.sum_over_pairs([y_true, y_pred], [(0, 1)])
+
+    def sum_over_pairs(self, logits, pairs):
+        """Returns the sum over pairs (teacher, student) of indices, per image."""
+        if self.temperature != 1:
+            logits = [z / self.temperature for z in logits]
+        return _sum_of_divergences(logits, pairs)
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
+
+
+class _PairwiseDistillation(Distillation):
+    """The sum of `Distillation` over pairs of the ensemble and the resolutions.
+
+    Args:
+        pairs: Indices (teacher, student), 0 for the ensemble.
+        **kwargs: As for `Distillation`.
+
+    Call arguments:
+        y_true: The ensemble's logits, of shape (..., classes).
+        y_pred: A list of logits of the same shape, the largest resolution first.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], **kwargs):
+        super().__init__(**kwargs)
+        self.pairs = pairs
+
+    def call(self, y_true, y_pred):
+        return self.sum_over_pairs([y_true, *y_pred], self.pairs)
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -214,11 +306,11 @@ def ensemble_logits(logits: Sequence, weights: Any) -> Any:
     Gradients flow to the weights alone, not to the logits.
 
     Args:
-        logits: S tensors of shape (batch, classes).
+        logits: S tensors of shape (..., classes).
         weights: Tensor of shape (S,), not negative, with a sum of 1.
     """
-    stacked = ops.stop_gradient(ops.stack(logits, axis=-1))
-    return ops.sum(stacked * weights, axis=-1)
+    # `ops.stack` would copy all logits and put the resolutions innermost.
+    return sum(weights[i] * ops.stop_gradient(z) for i, z in enumerate(logits))
 
 
 def distillation_loss(
@@ -242,11 +334,10 @@ def distillation_loss(
     - `"largest_only"`: sum_{s=2}^{S} D(p_1 || p_s)
 
     Args:
-        logits: S tensors of shape (batch, classes), the largest resolution
-            first.
-        ensemble: Logits of the ensemble, of shape (batch, classes).
+        logits: S tensors of shape (..., classes), the largest resolution first.
+        ensemble: Logits of the ensemble, of the same shape.
         distillation: One of the kinds above.
-        sample_weight: Optional weights of shape (batch,).
+        sample_weight: Optional weights of shape (...).
         divergence: D, a function of (teacher, student, sample weights); by default
             `Distillation()`.
 
@@ -267,8 +358,13 @@ def distillation_loss(
         "no_ensemble": [(t, s) for s in range(1, count + 1) for t in range(1, s)],
         "largest_only": [(1, s) for s in range(2, count + 1)],
     }[distillation]
+    if not pairs:
+        return 0.0
     scale = 2 / (count + 1) if distillation in ("full", "no_ensemble") else 1.0
     divergence = Distillation() if divergence is None else divergence
+    if type(divergence) is Distillation:
+        of_all = _PairwiseDistillation(pairs, **divergence.get_config())
+        return scale * of_all(ensemble, list(logits), sample_weight)
     return scale * sum(
         divergence(predictions[t], predictions[s], sample_weight) for t, s in pairs
     )

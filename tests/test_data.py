@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import pathlib
@@ -699,6 +700,93 @@ def test_number_of_evaluation_batches_is_known_after_a_check(broken_folder):
     assert batches.cardinality() == 3 == len(list(batches))  # 15 good ones
 
 
+# === Steps and shards ===
+
+
+def joined(shards):
+    """Returns the batches whose rows are those of all shards, in order."""
+    return [
+        tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+        for batches in zip(*shards, strict=True)
+    ]
+
+
+def counted(source):
+    """Returns the source with a list that gets one entry for each image read."""
+    reads = []
+
+    def read(handle):
+        note = tf.numpy_function(lambda h: reads.append(h) or 0, [handle], tf.int64)
+        with tf.control_dependencies([note]):
+            return tf.identity(source.read(handle))
+
+    return dataclasses.replace(source, read=read), reads
+
+
+def test_shards_and_later_steps_with_broken_images(broken_folder):
+    """Also where the broken image is in the batches that are skipped."""
+    source, reads = counted(load_source(broken_folder, "train"))
+    arguments = dict(seed=3, max_broken_fraction=0.2, crop_per_resolution=True)
+    whole = list(
+        training_batches(source, 6, (16, 12), epochs=2, **arguments).as_numpy_iterator()
+    )
+    assert len(whole) == 6
+    reads.clear()
+    shards = []
+    for index in range(2):
+        batches = training_batches(
+            source, 6, (16, 12), epochs=1, shard=(index, 2), **arguments
+        )
+        assert batches.cardinality() == 3
+        shards.append(list(batches.as_numpy_iterator()))
+    assert_equal_batches(joined(shards), whole[:3])
+    assert 18 + 3 <= len(reads) <= 18 + 2 * 3  # one or two more per broken image
+
+    reads.clear()
+    resumed = training_batches(
+        source, 6, (16, 12), epochs=2, initial_step=2, **arguments
+    )
+    assert resumed.cardinality() == 4
+    assert_equal_batches(list(resumed.as_numpy_iterator()), whole[2:])
+    assert len(reads) <= 6 + 18 + 2 * 6
+
+
+def test_each_worker_reads_its_share():
+    source, reads = counted(demo_source("train", 64, size=16))
+    for index in range(4):
+        reads.clear()
+        batches = training_batches(
+            source, 8, 16, seed=1, epochs=1, shard=(index, 4), initial_step=3
+        )
+        assert [len(labels) for _, labels in batches.as_numpy_iterator()] == [2] * 5
+        assert len(reads) == 2 * 5
+
+
+def test_shards_of_evaluation_have_every_image_once(folder):
+    (folder / "train" / "cat" / "1.PNG").write_bytes(b"no")
+    source, reads = counted(load_source(folder, "train"))
+    arguments = dict(resolutions=(16, 8), max_broken_fraction=0.1)
+    whole = list(evaluation_batches(source, 8, **arguments).as_numpy_iterator())
+    reads.clear()
+    shards = []
+    for index in range(4):
+        batches = evaluation_batches(source, 8, shard=(index, 4), **arguments)
+        assert batches.cardinality() == 3
+        shards.append(list(batches.as_numpy_iterator()))
+    assert len(reads) == 18
+    assert [len(shard[2][1]) for shard in shards] == [2, 0, 0, 0]
+    # Batches keep their records where images are broken, so that only the images
+    # of all batches together are the same.
+    together, single = (
+        tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+        for batches in (joined(shards), whole)
+    )
+    assert_equal_batches([together], [single])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="allows 0 in shard"):
+        for index in range(4):
+            list(evaluation_batches(source, 8, 16, shard=(index, 4)))
+
+
 # === Image folders ===
 
 
@@ -1030,6 +1118,13 @@ def test_real_tfds_sets(name, size, splits):
             dict(shuffle_buffer=0),
             "`shuffle_buffer` must be a positive .* Received: shuffle_buffer=0",
         ),
+        (
+            dict(initial_step=5),
+            "`initial_step` must be .* less than .* Received: initial_step=5",
+        ),
+        (dict(shard=(2, 2)), r"`shard` must be \(index, count\).*shard=\(2, 2\)"),
+        (dict(shard=(0, 3)), "`batch_size` must be divisible .*batch_size=8"),
+        (dict(shard=(0, 2)), "`seed` must be an integer if there are several"),
         (
             dict(seed=-1),
             "`seed` must be None or an integer from 0 to .* Received: seed=-1",

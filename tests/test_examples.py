@@ -323,6 +323,18 @@ def test_resume_refuses_a_folder_in_use(finished, images):
     one_line(result, str(finished), "process ")
 
 
+def test_an_interrupted_run_names_its_checkpoint(finished, images, monkeypatch):
+    def interrupt(self, logs=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Checkpoint, "on_train_begin", interrupt)
+    result = run_script(
+        "train_rsnet", *rsnet_arguments(finished, images, "--resume", "--epochs=2")
+    )
+    assert result.code == 1
+    assert "The same command with --resume continues after epoch 1." in result.error
+
+
 @pytest.mark.slow
 def test_resume_with_more_epochs(finished, images):
     """The schedule becomes that of the longer run. Fewer epochs are refused."""

@@ -102,8 +102,12 @@ def test_only_optional_packages_are_imported_in_functions():
         ("points", set()),
         ("layers", {"points"}),
         ("backbones", {"layers", "points"}),
-        ("heads", {"layers", "points"}),
-        ("tasks", {"backend", "checks", "heads", "layers", "losses", "points"}),
+        ("boxes", set()),
+        ("heads", {"boxes", "layers", "points"}),
+        (
+            "tasks",
+            {"backend", "boxes", "checks", "heads", "layers", "losses", "points"},
+        ),
     ],
 )
 def test_lower_folders_know_nothing_of_higher_ones(folder, allowed):

@@ -118,6 +118,56 @@ def test_sample_weights_weigh_every_term(predictions):
     np.testing.assert_allclose(loss, 0.5 * expected / 6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("distillation", losses.DISTILLATIONS[1:])
+def test_distillation_is_the_sum_of_its_pairs(distillation):
+    """For weighted pixels, its value and gradient are those of single divergences."""
+    rng = np.random.default_rng(1)
+    variables = [tf.Variable(z) for z in rng.normal(0, 5, (4, 2, 3, 7)).astype("f4")]
+    weights = rng.uniform(0, 2, (2, 3)).astype("f4")
+    for single in (losses.Distillation(2.0), losses.AlphaDivergence()):
+
+        def loss_of(divergence):
+            with tf.GradientTape() as tape:
+                logits = [tf.convert_to_tensor(v) for v in variables]
+                loss = losses.distillation_loss(
+                    logits[1:], logits[0], distillation, weights, divergence
+                )
+            gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+            return np.array(loss), np.array(gradients)
+
+        value, gradients = loss_of(single)
+        expected, expected_gradients = loss_of(lambda *args: single(*args))
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(gradients, expected_gradients, atol=1e-6)
+
+
+def test_gradients_are_those_of_log_softmax():
+    rng = np.random.default_rng(2)
+    teacher, student = rng.normal(0, 5, (2, 2, 3, 7)).astype("f4")
+    labels = rng.integers(0, 7, (2, 3))
+    one_hot = np.eye(7, dtype="f4")[labels]
+    log_p = tf.nn.log_softmax(teacher)
+
+    def gradient_of(loss):
+        z = tf.Variable(student)
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(loss(tf.convert_to_tensor(z)))
+        return np.array(value), np.array(tape.gradient(value, z))
+
+    for ours, reference in (
+        (
+            lambda z: losses.soft_cross_entropy(one_hot, z),
+            lambda z: -tf.reduce_sum(one_hot * tf.nn.log_softmax(z), -1),
+        ),
+        (
+            lambda z: losses.Distillation()(teacher, z),
+            lambda z: tf.reduce_sum(tf.exp(log_p) * (log_p - tf.nn.log_softmax(z)), -1),
+        ),
+    ):
+        for value, expected in zip(gradient_of(ours), gradient_of(reference)):
+            np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_losses_are_serializable():
     for loss in (
         losses.CrossEntropy(np.float64(0.1)),

@@ -709,8 +709,6 @@ def test_points_that_it_does_not_have(mutual, batch):
         inference.calibrate_batch_norm(mutual, [batch], num_images=0)
     with pytest.raises(ValueError, match="at least one operating point"):
         inference.calibrate_batch_norm(mutual, [batch], [])
-    with pytest.raises(ValueError, match="XLA"):
-        mutual.compile(jit_compile=True)
     mutual.compile(training.SGD(0.1))
     with pytest.raises(ValueError, match="largest resolution"):
         mutual.train_on_batch(images[:, :16, :16], batch[1])

@@ -510,9 +510,9 @@ def test_saved_model(model, tmp_path):
     path = str(tmp_path / "served" / "1")
     export.export_saved_model(model, path, encoded=False)
     (point, *_) = model.operating_points
-    answer = tf.saved_model.load(path).signatures[point.name](
-        images=tf.constant(images)
-    )
+    loaded = tf.saved_model.load(path)
+    signature = loaded.signatures[point.name]
+    answer = signature(images=tf.constant(images))
     logits = model.task.align(model.logits(images, point), (32, 32))
     assert set(answer) == {"classes", "probabilities"}
     assert answer["classes"].dtype == tf.uint8
@@ -520,6 +520,8 @@ def test_saved_model(model, tmp_path):
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     same = answer["classes"] == np.argmax(logits, axis=-1)
     assert np.mean(same) > 0.999
+    empty = signature(images=tf.constant(images[:0]))
+    assert empty["classes"].shape == (0, 32, 32)
 
 
 def test_calibration_of_a_slimmable_decoder():
@@ -532,6 +534,37 @@ def test_calibration_of_a_slimmable_decoder():
     rows = {row.point: row for row in model.profile()}
     assert rows[narrow].madds < 0.15 * rows[full].madds
     assert rows[narrow].params < 0.4 * rows[full].params
+
+
+def test_calibration_with_images_that_are_not_square():
+    """Both sides are scaled as in `fit`."""
+    model, point = make_mutual(), OperatingPoint(16, 0.5)
+    images, _ = make_masks(4, (32, 48))
+    views = tuple(layers.resize_bilinear(images, (r, r * 3 // 2)) for r in RESOLUTIONS)
+    logits = []
+    for batch in (images, (views, None)):
+        inference.calibrate_batch_norm(model, [batch], [point], verbose=False)
+        logits.append(np.array(model.logits(views[-1], point)))
+        model.forget_statistics()
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
+    assert logits[0].shape == (4, 16, 24, CLASSES)
+    with pytest.raises(ValueError, match="at least 2 pixels per side.*1 x 24"):
+        inference.calibrate_batch_norm(model, [images[:, :2]], [point], verbose=False)
+
+
+@pytest.mark.slow
+def test_int8_of_a_slimmable_decoder():
+    """Its logits are close to those of the float network at a calibrated point."""
+    keras.utils.set_random_seed(0)
+    floating, point = randomize(make_mutual((32, 16))), OperatingPoint(16, 0.5)
+    images, _ = make_masks(4)
+    inference.calibrate_batch_norm(floating, [images], [point], verbose=False)
+    model = quantization.quantize(floating, Int8())
+    quantization.calibrate_ranges(model, [images], [point], verbose=False)
+    view = layers.resize_bilinear(images, 16)
+    expected = np.array(floating.logits(view, point))
+    error = np.abs(np.array(model.logits(view, point)) - expected)
+    assert 0 < error.mean() < 0.05 * expected.std()
 
 
 @pytest.fixture(scope="module")

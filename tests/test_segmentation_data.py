@@ -283,6 +283,29 @@ def test_wrong_masks_are_named(folder):
             arrays(batches)
 
 
+def test_shards_are_the_rows_of_the_batches():
+    source = demo_segmentation_source("train", 7, size=16)
+    makers = (
+        lambda **kwargs: segmentation_training_batches(
+            source, 2, 16, seed=3, epochs=1, color_jitter=0.2, **kwargs
+        ),
+        lambda **kwargs: segmentation_evaluation_batches(source, 2, 16, **kwargs),
+    )
+    for make in makers:
+        shards = [arrays(make(shard=(i, 2))) for i in range(2)]
+        joined = [
+            [np.concatenate(parts) for parts in zip(*batches)]
+            for batches in zip(*shards, strict=True)
+        ]
+        whole = arrays(make())
+        assert len(joined) == len(whole)
+        for batch, expected in zip(joined, whole):
+            for x, y in zip(batch, expected):
+                np.testing.assert_array_equal(x, y)
+    with pytest.raises(ValueError, match="`batch_size` must be divisible .*shard"):
+        makers[0](shard=(0, 3))
+
+
 def test_tfds_set_without_masks(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     if not SHARED_TFDS.is_dir():

@@ -12,6 +12,7 @@ from keras_resadapt.analysis.bn_statistics import (
     plot_bn_statistics,
 )
 from keras_resadapt.analysis.complementarity import plot_complementarity
+from keras_resadapt.analysis.detections import plot_detections
 from keras_resadapt.analysis.exit_difficulty import plot_exit_difficulty
 from keras_resadapt.analysis.exit_gallery import ExitGallery, plot_exit_gallery
 from keras_resadapt.analysis.feature_spectrum import (

@@ -75,6 +75,25 @@ def check_broken_fraction(max_broken_fraction: float) -> None:
         )
 
 
+def check_shard(shard: tuple[int, int], batch_size: int) -> None:
+    """Raises a `ValueError` unless `shard` is (index, count) with equal parts.
+
+    Args:
+        shard: The number of a worker, from 0 on, and the number of workers.
+        batch_size: Images per global batch, which the workers divide.
+    """
+    if not _is_sequence(shard) or len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise ValueError(
+            "`shard` must be (index, count) with 0 <= index < count. "
+            f"Received: shard={shard!r}"
+        )
+    if batch_size % shard[1]:
+        raise ValueError(
+            "`batch_size` must be divisible by the number of shards. "
+            f"Received: batch_size={batch_size}, shard={shard!r}"
+        )
+
+
 def _is_sequence(value) -> bool:
     return (
         hasattr(value, "__len__") and hasattr(value, "__getitem__") and len(value) > 0

@@ -5,9 +5,12 @@ Small objects among clutter show them only at a high resolution, so that a netwo
 several resolutions has something to choose between.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
+from keras_resadapt.data.detection_source import DetectionSource, boxes_of_masks
 from keras_resadapt.data.segmentation_source import SegmentationSource
 from keras_resadapt.data.source import ImageSource
 
@@ -23,6 +26,8 @@ LARGEST, SMALLEST = 0.40, 0.11
 # blur removes the difference.
 PERIODS = 1.2
 MAX_CLUTTER = 12
+# Most objects in an image for detection, and half the extent of the largest one.
+MAX_OBJECTS, LARGEST_OF_MANY = 3, 0.24
 # Images are drawn, and balanced over the classes, in groups. A group depends only on
 # the seed, the split and its number.
 GROUP = 256
@@ -116,10 +121,79 @@ def demo_segmentation_source(
     )
 
 
+def demo_detection_source(
+    split: str, num_examples: int | None = None, size: int = 64, seed: int = 0
+) -> DetectionSource:
+    """Returns images with up to three objects, with boxes and masks.
+
+    The classes are the shapes, `demo.SHAPES`. Objects can cover each other, and a
+    quarter of the images have none.
+
+    Args:
+        split, num_examples, size, seed: As for `demo_set`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+    images, shapes, maps = _draw(split, num_examples, size, seed, _draw_many)
+    numbers = np.arange(len(images))
+    # One row per object that is at least partly visible
+    visible = (maps[:, None] == np.arange(1, 1 + MAX_OBJECTS)[:, None, None]).any(
+        axis=(2, 3)
+    )
+    owners, places = np.nonzero(visible)
+    object_masks = maps[owners] == 1 + places[:, None, None]
+    objects = {
+        "boxes": boxes_of_masks(object_masks),
+        "classes": shapes[owners, places].astype(np.int32),
+        "crowd": np.zeros(len(owners), bool),
+        "area": object_masks.sum(axis=(1, 2)).astype(np.float32),
+        "masks": np.stack([owners, 1 + places], axis=1),
+    }
+    objects = {key: tf.constant(value) for key, value in objects.items()}
+    splits = tf.constant(np.cumsum([0, *visible.sum(axis=1)]))
+    images, maps = tf.constant(images), tf.constant(maps)
+
+    def read_objects(number, image_size):
+        first, last = tf.unstack(tf.gather(splits, [number, number + 1]))
+        found = {key: value[first:last] for key, value in objects.items()}
+        return {"image_id": number, **found}
+
+    def read_masks(rows):
+        found = tf.gather(maps, rows[:, 0]) == tf.cast(
+            rows[:, 1, tf.newaxis, tf.newaxis], maps.dtype
+        )
+        return tf.cast(found, tf.uint8)
+
+    names = [f"demo/{split}/{number:05d}" for number in numbers]
+    return DetectionSource(
+        name=f"demo/{split}",
+        records=tf.data.Dataset.from_tensor_slices((numbers, numbers, names)),
+        read=lambda number: tf.gather(images, number),
+        read_objects=read_objects,
+        read_masks=read_masks,
+        class_names=SHAPES,
+        num_examples=len(numbers),
+        encoded=False,
+        image_shape=(size, size),
+        shuffle_buffer=len(numbers),
+    )
+
+
 def _draw(
-    split: str, num_examples: int | None, size: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draws images, labels, difficulty and masks of one split."""
+    split: str,
+    num_examples: int | None,
+    size: int,
+    seed: int,
+    draw_group: Callable | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Draws images, labels, difficulty and masks of one split.
+
+    Args:
+        split, num_examples, size, seed: As for `demo_set`.
+        draw_group: Function that draws one group. None for `_draw_group`.
+    """
+    draw_group = draw_group or _draw_group
     if split not in SPLIT_SIZES:
         raise ValueError(
             f"`split` of the demo set must be one of {tuple(SPLIT_SIZES)}. "
@@ -139,13 +213,10 @@ def _draw(
         )
     stream = tuple(SPLIT_SIZES).index(split)
     groups = [
-        _draw_group(np.random.default_rng((seed, stream, group)), size)
+        draw_group(np.random.default_rng((seed, stream, group)), size)
         for group in range(-(-num_examples // GROUP))
     ]
-    images, labels, difficulty, masks = (
-        np.concatenate(parts)[:num_examples] for parts in zip(*groups)
-    )
-    return images, labels, difficulty, masks
+    return tuple(np.concatenate(parts)[:num_examples] for parts in zip(*groups))
 
 
 def _draw_group(
@@ -172,6 +243,35 @@ def _draw_group(
         difficulty,
         masks.astype(np.uint8),
     )
+
+
+def _draw_many(
+    rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws images of several objects, their shapes, and maps of object numbers.
+
+    Returns:
+        uint8 (GROUP, size, size, 3), int64 (GROUP, MAX_OBJECTS), and uint8
+        (GROUP, size, size): 0 outside the objects, 1 for the first object.
+    """
+    background, images = _draw_background(rng, size)
+    _draw_clutter(rng, images, count=rng.integers(0, MAX_CLUTTER, GROUP))
+    labels = rng.integers(len(CLASS_NAMES), size=(GROUP, MAX_OBJECTS))
+    shapes = labels // len(TEXTURES)
+    count = rng.permutation(np.arange(GROUP) % (MAX_OBJECTS + 1))
+    maps = np.zeros(images.shape[:3], np.uint8)
+    for place in range(MAX_OBJECTS):
+        difficulty = rng.random(GROUP, np.float32)
+        radius = size * LARGEST_OF_MANY * (SMALLEST / LARGEST_OF_MANY) ** difficulty
+        x, y = _object_coordinates(rng, radius, size)
+        inside = _inside(x, y, shapes[:, place])
+        color = _draw_texture(rng, x, y, labels[:, place], background)
+        drawn = _column(count > place)
+        alpha = np.clip(inside * _column(radius) + 0.5, 0, 1) * drawn
+        images += alpha[..., None] * (color - images)
+        maps[(inside > 0) & (drawn > 0)] = 1 + place
+    images += rng.standard_normal(images.shape, np.float32) * 3
+    return np.clip(np.round(images), 0, 255).astype(np.uint8), shapes, maps
 
 
 def _draw_background(

@@ -7,8 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_resadapt.data.checks import check_broken_fraction, check_positive
+from keras_resadapt.data.checks import (
+    check_broken_fraction,
+    check_positive,
+    check_shard,
+)
 from keras_resadapt.data.source import ImageSource
+from keras_resadapt.data.substitution import GROUP, Places
 
 
 @dataclasses.dataclass
@@ -20,7 +25,8 @@ class Epochs:
     Attributes:
         source: The images.
         batch_size, shuffle_buffer, seed, deterministic, drop_remainder,
-            initial_epoch, epochs, max_broken_fraction: As for `training_batches`.
+            initial_epoch, initial_step, epochs, shard, max_broken_fraction: As for
+            `training_batches`.
         steps: Number of batches per epoch.
 
     Raises:
@@ -34,7 +40,9 @@ class Epochs:
     deterministic: bool | None
     drop_remainder: bool
     initial_epoch: int
+    initial_step: int
     epochs: int | None
+    shard: tuple[int, int]
     max_broken_fraction: float
     steps: int = dataclasses.field(init=False)
 
@@ -54,6 +62,9 @@ class Epochs:
             )
         if self.epochs is not None:
             check_positive("epochs", self.epochs)
+        check_shard(self.shard, self.batch_size)
+        if self.shard[1] > 1:
+            self._check_sharding()
         check_broken_fraction(self.max_broken_fraction)
         self.steps = self.source.steps_per_epoch(self.batch_size, self.drop_remainder)
         if self.steps == 0:
@@ -62,52 +73,70 @@ class Epochs:
                 f"drop_remainder=False. Received: batch_size={self.batch_size} for "
                 f"the {self.source.num_examples} images of {self.source.name}"
             )
+        if not 0 <= self.initial_step < self.steps:
+            raise ValueError(
+                "`initial_step` must be at least 0 and less than the number of steps "
+                f"per epoch, {self.steps}. Received: initial_step={self.initial_step!r}"
+            )
         if self.deterministic is None:
             self.deterministic = self.seed is not None
         if self.seed is None:
             self.seed = random.SystemRandom().randrange(2**31)
 
+    def _check_sharding(self):
+        if self.seed is None:
+            raise ValueError(
+                "`seed` must be an integer if there are several shards, because all "
+                f"shards need the same order. Received: seed=None, shard={self.shard}"
+            )
+        if self.deterministic is False:
+            raise ValueError(
+                "`deterministic` must not be False if there are several shards. "
+                f"Received: deterministic=False, shard={self.shard}"
+            )
+        if not self.drop_remainder:
+            raise ValueError(
+                "`drop_remainder` must be True if there are several shards, because "
+                "all shards of a batch have the same size. "
+                f"Received: drop_remainder=False, shard={self.shard}"
+            )
+
     def batches(
         self,
-        make_elements: Callable[[tf.data.Dataset, tf.Tensor], tf.data.Dataset],
+        make_element: Callable[[tf.Tensor, tf.Tensor, Any], Any],
         finish: Callable[..., Any],
     ) -> tf.data.Dataset:
-        """Returns the batches of all epochs.
+        """Returns the batches of all epochs, or the shard's rows of each batch.
 
         Args:
-            make_elements: Function from the records of one shuffled pass and the seed
-                of the pass (int64 scalar) to a dataset of elements.
+            make_element: Graph function from (seed of the epoch, place in the epoch,
+                record) to a structure of tensors of static shapes. The seed and the
+                place are int64 scalars. It fails for a broken image.
             finish: Graph function from a batch of elements to the batch returned.
         """
-        buffer = min(
-            self.shuffle_buffer or self.source.shuffle_buffer,
-            self.source.num_examples,
-        )
-
-        def one_pass(pass_seed):
-            # `shuffle` mixes its seed with the seed of its graph, which by default is
-            # the global seed of the program. Setting the seed in the graph of this
-            # function makes the order depend on nothing else. It is not 0, because
-            # TensorFlow would then compare the tensor seed in Python, and fail.
-            if not tf.executing_eagerly():
-                tf.random.set_seed(1)
-            shuffled = self.source.records.shuffle(
-                buffer, seed=pass_seed, reshuffle_each_iteration=False
-            )
-            return make_elements(shuffled, pass_seed)
-
+        index, count = self.shard
+        rows = self.batch_size // count
         if self.drop_remainder:
             images_per_epoch = self.steps * self.batch_size
         else:
             images_per_epoch = self.source.num_examples
+        first_place = self.initial_step * self.batch_size
+
+        def is_read(places):
+            return places % self.batch_size // rows == index
 
         def one_epoch(epoch):
-            # The second pass only runs to replace broken images of the first.
-            seeds = int(self.seed) * 1_000_003 + 2 * epoch + tf.range(2, dtype=tf.int64)
-            passes = tf.data.Dataset.from_tensor_slices(seeds).flat_map(one_pass)
-            return passes.take(images_per_epoch).batch(
-                self.batch_size, drop_remainder=self.drop_remainder
+            epoch_seed = int(self.seed) * 1_000_003 + 2 * epoch
+            places = Places(
+                self._shuffled(epoch_seed),
+                self.source.records.repeat(1 + GROUP // self.source.num_examples),
+                lambda place, record: make_element(epoch_seed, place, record),
+                self._allowed_broken(),
+                self._message(),
             )
+            first = tf.where(epoch == self.initial_epoch, first_place, 0)
+            elements = places.rows(tf.cast(first, tf.int64), images_per_epoch, is_read)
+            return elements.rebatch(rows, drop_remainder=self.drop_remainder)
 
         last = tf.int64.max if self.epochs is None else self.initial_epoch + self.epochs
         batches = tf.data.Dataset.range(self.initial_epoch, last).flat_map(one_epoch)
@@ -118,9 +147,43 @@ class Epochs:
         )
         # `flat_map` hides the number of batches, which Keras reads.
         if self.epochs is None:
-            count = tf.data.INFINITE_CARDINALITY
+            number = tf.data.INFINITE_CARDINALITY
         else:
-            count = self.steps * self.epochs
-        return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(
+            number = self.steps * self.epochs - self.initial_step
+        return batches.apply(tf.data.experimental.assert_cardinality(number)).prefetch(
             tf.data.AUTOTUNE
+        )
+
+    def _shuffled(self, epoch_seed):
+        """Returns the records in the order of an epoch."""
+        buffer = min(
+            self.shuffle_buffer or self.source.shuffle_buffer,
+            self.source.num_examples,
+        )
+        # `shuffle` mixes its seed with the seed of its graph, which by default is
+        # the global seed of the program. Setting the seed in the graph of this
+        # function makes the order depend on nothing else. It is not 0, because
+        # TensorFlow would then compare the tensor seed in Python, and fail.
+        if not tf.executing_eagerly():
+            tf.random.set_seed(1)
+        return self.source.records.shuffle(
+            buffer, seed=epoch_seed, reshuffle_each_iteration=False
+        )
+
+    def _allowed_broken(self):
+        """Returns the number of broken images that this shard tolerates.
+
+        Broken images are not spread evenly over the shards. A shard tolerates twice
+        its part of the number that all tolerate together.
+        """
+        allowed = int(self.max_broken_fraction * self.source.num_examples)
+        return min(allowed, 2 * -(-allowed // self.shard[1]))
+
+    def _message(self):
+        shard = f" in shard {self.shard}" if self.shard[1] > 1 else ""
+        return (
+            f"Too many images of {self.source.name} cannot be decoded: "
+            f"max_broken_fraction={self.max_broken_fraction} allows "
+            f"{self._allowed_broken()} of {self.source.num_examples}{shard}, "
+            "check_pictures() returns their names. Broken so far:"
         )

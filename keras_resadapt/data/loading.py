@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_resadapt.data.demo import demo_segmentation_source, demo_source
+from keras_resadapt.data.coco_folder import coco_folder_source, is_coco_folder
+from keras_resadapt.data.demo import (
+    demo_detection_source,
+    demo_segmentation_source,
+    demo_source,
+)
+from keras_resadapt.data.detection_source import DetectionSource
+from keras_resadapt.data.detection_tfds import has_objects, tfds_detection_source
 from keras_resadapt.data.image_folder import image_folder_source
 from keras_resadapt.data.segmentation_folder import (
     is_segmentation_folder,
@@ -26,7 +33,7 @@ from keras_resadapt.data.tfds_source import (
     tfds_source,
 )
 
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "detection")
 
 
 def load_source(
@@ -41,7 +48,7 @@ def load_source(
     class_names: Sequence[str] = (),
     ignore_class: int | None = 255,
 ) -> ImageSource:
-    """Opens one split of a set of labeled images or of images with masks.
+    """Opens one split of a set of images with labels, masks or objects.
 
     Args:
         dataset: `"demo"` (drawn in memory, see `demo_set`), a folder, or the name of a
@@ -51,6 +58,9 @@ def load_source(
             `train/masks/`, `val/images/` and `val/masks/` (see
             `segmentation_folder_source`), and a TensorFlow Datasets set has the
             features `image` and `segmentation_mask` (see `tfds_segmentation_source`).
+            For detection, a folder has the JSON files of COCO (see
+            `coco_folder_source`), and a TensorFlow Datasets set has the features
+            `image` and `objects` (see `tfds_detection_source`).
         split: `"train"` or `"validation"`, for TensorFlow Datasets also an expression
             such as `"train[:90%]"`.
         data_dir: Folder of the prepared TensorFlow Datasets sets. None for their
@@ -61,9 +71,9 @@ def load_source(
             `"train"`.
         cache: Whether to read all encoded images into memory now. Only for sets that
             are small compared with the memory.
-        task: `"classification"` or `"segmentation"`. None for the task of the set:
-            classification if it has class labels (as the demo set has), otherwise
-            segmentation.
+        task: `"classification"`, `"segmentation"` or `"detection"`. None for the task
+            of the set: classification if it has class labels (as the demo set has),
+            otherwise segmentation if it has masks of classes, otherwise detection.
         class_names: For segmentation, one name per class, instead of the names that
             the set has or lacks. Labels are checked if there are names.
         ignore_class: For segmentation, the label of the pixels that belong to no
@@ -72,13 +82,14 @@ def load_source(
     Returns:
         An `ImageSource` for `training_batches` and `evaluation_batches`, or a
         `SegmentationSource` for `segmentation_training_batches` and
-        `segmentation_evaluation_batches`. A classification set with a single class
-        gives a warning.
+        `segmentation_evaluation_batches`, or a `DetectionSource` for
+        `detection_training_batches` and `detection_evaluation_batches`. A
+        classification set with a single class gives a warning.
 
     Raises:
         ValueError: For an unknown set, split or task, a folder of another structure,
             or a set that is not for the task.
-        ImportError: If tensorflow_datasets is needed and not installed.
+        ImportError: If tensorflow_datasets or pycocotools is needed and not installed.
     """
     if not isinstance(split, str) or not split:
         raise ValueError(
@@ -99,6 +110,8 @@ def load_source(
     if task == "segmentation":
         masks = {"class_names": tuple(class_names), "ignore_class": ignore_class}
         source = _segmentation_source(path, split, data_dir, download, seed, masks)
+    elif task == "detection":
+        source = _detection_source(path, split, data_dir, download, seed)
     else:
         source = _classification_source(path, split, data_dir, download, seed)
         if source.num_classes == 1:
@@ -111,15 +124,19 @@ def load_source(
 
 
 def _find_task(path, data_dir, download) -> str:
-    """Returns the task of a set that has masks and no class labels, or of others."""
+    """Returns the task of a set; see `load_source`."""
     if path == "demo":
         return "classification"
     if os.path.isdir(path):
-        masks = is_segmentation_folder(path)
+        labels = False
+        masks, objects = is_segmentation_folder(path), is_coco_folder(path)
     else:
         info = open_builder(path, data_dir, download).info
-        masks = has_masks(info) and not is_classification(info)
-    return "segmentation" if masks else "classification"
+        labels = is_classification(info)
+        masks, objects = has_masks(info), has_objects(info)
+    if labels or not (masks or objects):
+        return "classification"
+    return "segmentation" if masks else "detection"
 
 
 def _classification_source(path, split, data_dir, download, seed) -> ImageSource:
@@ -138,11 +155,21 @@ def _segmentation_source(path, split, data_dir, download, seed, masks):
     return tfds_segmentation_source(path, split, data_dir, download, seed, **masks)
 
 
+def _detection_source(path, split, data_dir, download, seed) -> DetectionSource:
+    if path == "demo":
+        return demo_detection_source(split, seed=seed)
+    if os.path.isdir(path):
+        return coco_folder_source(path, split, seed)
+    return tfds_detection_source(path, split, data_dir, download, seed)
+
+
 def _in_memory(source: ImageSource) -> ImageSource:
     """Returns the same source with its encoded images and masks in memory.
 
     Unreadable files become empty strings.
     """
+    if isinstance(source, DetectionSource):
+        return _detection_in_memory(source)
     count = source.num_examples
     targets, names = [0] * count, [b""] * count
     records = source.records.ignore_errors().enumerate()
@@ -161,6 +188,19 @@ def _in_memory(source: ImageSource) -> ImageSource:
         records=tf.data.Dataset.from_tensor_slices((np.arange(count), targets, names)),
         shuffle_buffer=count,
         **changes,
+    )
+
+
+def _detection_in_memory(source: DetectionSource) -> DetectionSource:
+    images = _read_all(source, lambda record: source.read(record[0]))
+    records = source.records.enumerate().map(
+        lambda place, record: (place, record[1], record[2])
+    )
+    return dataclasses.replace(
+        source,
+        records=records.ignore_errors().cache(),
+        read=lambda place: tf.gather(images, place),
+        shuffle_buffer=source.num_examples,
     )
 
 

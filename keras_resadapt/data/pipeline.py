@@ -12,11 +12,13 @@ from keras_resadapt.data.checks import (
     check_positive,
     check_range,
     check_resolutions,
+    check_shard,
 )
 from keras_resadapt.data.decoding import decode
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.preprocessing import preprocess
 from keras_resadapt.data.segmentation_source import SegmentationSource
+from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
 from keras_resadapt.data.source import ImageSource
 
 CROPS = ("random_resized", "pad")
@@ -38,7 +40,9 @@ def training_batches(
     deterministic: bool | None = None,
     drop_remainder: bool = True,
     initial_epoch: int = 0,
+    initial_step: int = 0,
     epochs: int | None = None,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns shuffled, randomly cropped and flipped batches, epoch after epoch.
@@ -53,16 +57,25 @@ def training_batches(
         steps = source.steps_per_epoch(128)
         model.fit(batches, steps_per_epoch=steps, initial_epoch=k, epochs=90)
 
-    An image that cannot be decoded is skipped, and another one takes its place, so
-    that epochs keep their length. `check_pictures(source)` returns the names of the
-    skipped images.
+    The first batch can also be that of a later step of the first epoch:
+    `initial_step=s` gives the batches of the uninterrupted run from step s of epoch k
+    on. No image is read or decoded for the steps before it.
+
+    An image that cannot be decoded is replaced by an image near it in the order of the
+    epoch. The other images of the epoch keep their places. `check_pictures(source)`
+    returns the names of the broken images.
+
+    With several workers, each worker reads, decodes and augments its own rows of every
+    global batch: worker i of n has the argument `shard=(i, n)`. The rows of all workers
+    are, in the order of the workers, the batch of a single process, bit for bit.
 
     Sources: RS-Net, section 4.1 (one crop, area in [0.08, 1], aspect ratio in
     [3/4, 4/3], flip) and table 6 (one crop per resolution).
 
     Args:
         source: The result of `load_source`.
-        batch_size: Images per batch, a positive integer.
+        batch_size: Images per batch over all shards, a positive integer that the
+            number of shards divides.
         resolutions: An integer, or integers with the largest first (equal ones are
             allowed), in pixels.
         crop: `"random_resized"` resizes a random box. `"pad"` resizes the short side
@@ -86,8 +99,14 @@ def training_batches(
         drop_remainder: Whether to leave out the last images of an epoch that do not
             fill a batch.
         initial_epoch: The first epoch, at least 0.
-        epochs: Number of epochs, a positive integer, or None for no end.
+        initial_step: The first step of the first epoch, at least 0 and less than the
+            number of steps per epoch.
+        epochs: Number of epochs, a positive integer, or None for no end. The first
+            epoch counts fully, also if it starts at a later step.
+        shard: (index, count), the number of this worker, from 0 on, and the number of
+            workers. Several shards need a `seed` and `drop_remainder=True`.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
+            Each shard counts the broken images among its own.
 
     Returns:
         `tf.data.Dataset` of (images, labels). Images are float32 (batch, R, R, 3) in
@@ -117,7 +136,9 @@ def training_batches(
         deterministic,
         drop_remainder,
         initial_epoch,
+        initial_step,
         epochs,
+        shard,
         max_broken_fraction,
     )
     in_tuple = crop_per_resolution and not single
@@ -134,28 +155,19 @@ def training_batches(
                 image, uniforms, source, view_sizes, area_range, aspect_range, flip
             )
 
-    def make_elements(records, pass_seed):
-        def make_element(place, record):
-            handle, label, _ = record
-            uniforms = tf.random.stateless_uniform(
-                (len(view_sizes), augmentation.UNIFORMS),
-                seed=tf.stack([pass_seed, place]),
-            )
-            return make_views(source.read(handle), uniforms), tf.cast(label, tf.int64)
-
-        return without_broken(
-            records,
-            make_element,
-            source,
-            all_epochs.deterministic,
-            max_broken_fraction,
-        ).map(lambda place, element: element)
+    def make_element(epoch_seed, place, record):
+        handle, label, _ = record
+        uniforms = tf.random.stateless_uniform(
+            (len(view_sizes), augmentation.UNIFORMS),
+            seed=tf.stack([epoch_seed, place]),
+        )
+        return make_views(source.read(handle), uniforms), tf.cast(label, tf.int64)
 
     def finish(images, labels):
         images = tuple(tf.cast(image, tf.float32) for image in images)
         return (images if in_tuple else images[0]), labels
 
-    return all_epochs.batches(make_elements, finish)
+    return all_epochs.batches(make_element, finish)
 
 
 def evaluation_batches(
@@ -164,6 +176,7 @@ def evaluation_batches(
     resolutions: int | Sequence[int],
     *,
     crop_fraction: float = 0.875,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns every image once, in order, at every resolution.
@@ -181,6 +194,11 @@ def evaluation_batches(
         resolutions: An integer, or integers with the largest first, in pixels.
         crop_fraction: Resolution divided by the resized short side, in (0, 1]. With
             1.0, the whole short side is visible.
+        shard: (index, count), the number of this worker, from 0 on, and the number of
+            workers, which must divide `batch_size`. Each worker reads its own rows of
+            every global batch. All workers have the same number of batches and, all
+            together, every image once. A worker can have fewer rows, or none, in the
+            last batch. Broken images leave batches with fewer rows.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
 
     Returns:
@@ -198,6 +216,7 @@ def evaluation_batches(
     sizes, single = check_resolutions(resolutions)
     check_positive("batch_size", batch_size)
     check_crop_fraction(crop_fraction)
+    check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
 
     def views(images):
@@ -218,10 +237,8 @@ def evaluation_batches(
             image = views(image)
         return image, tf.cast(label, tf.int64)
 
-    batches = (
-        without_broken(source.records, make_element, source, True, max_broken_fraction)
-        .map(lambda place, element: element)
-        .batch(batch_size)
+    batches = _ordered_batches(
+        source, make_element, batch_size, shard, max_broken_fraction
     )
     if same_size:
         batches = batches.map(
@@ -230,10 +247,21 @@ def evaluation_batches(
         )
     if single:
         batches = batches.map(lambda images, labels: (images[0], labels))
-    if source.known_broken is not None:
-        count = -(-(source.num_examples - source.known_broken) // batch_size)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return with_cardinality(batches, source, batch_size, shard).prefetch(
+        tf.data.AUTOTUNE
+    )
+
+
+def _ordered_batches(source, make_element, batch_size, shard, max_broken_fraction):
+    if shard[1] > 1:
+        return sharded_batches(
+            source, make_element, batch_size, shard, max_broken_fraction
+        )
+    return (
+        without_broken(source.records, make_element, source, True, max_broken_fraction)
+        .map(lambda place, element: element)
+        .batch(batch_size)
+    )
 
 
 def _check_source(source):

@@ -11,10 +11,12 @@ from keras_resadapt.data.checks import (
     check_broken_fraction,
     check_positive,
     check_range,
+    check_shard,
 )
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.preprocessing import short_side_size
 from keras_resadapt.data.segmentation_source import SegmentationSource
+from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
 
 Size = int | tuple[int, int]
 
@@ -32,15 +34,17 @@ def segmentation_training_batches(
     deterministic: bool | None = None,
     drop_remainder: bool = True,
     initial_epoch: int = 0,
+    initial_step: int = 0,
     epochs: int | None = None,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns shuffled batches of random crops and their masks, epoch after epoch.
 
     An image and its mask are scaled by the same random number, cropped at the same
     random place and flipped together. Colors are changed in the image alone. Labels
-    are never interpolated. Epochs, seeds, resuming and broken images are as for
-    `training_batches`.
+    are never interpolated. Epochs, seeds, resuming, shards and broken images are
+    as for `training_batches`.
 
     Sources: RS-Net, appendix C, and RefineNet, whose training scales are from 0.5 to 2.
 
@@ -56,8 +60,9 @@ def segmentation_training_batches(
         flip: Whether to mirror half of the images left to right.
         color_jitter: Strength, in [0, 1), of random changes of brightness, contrast
             and saturation.
-        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch, epochs,
-            max_broken_fraction: As for `training_batches`.
+        shuffle_buffer, seed, deterministic, drop_remainder, initial_epoch,
+            initial_step, epochs, shard, max_broken_fraction: As for
+            `training_batches`.
 
     Returns:
         `tf.data.Dataset` of (images, masks): float32 (batch, height, width, 3) in
@@ -91,35 +96,44 @@ def segmentation_training_batches(
         deterministic,
         drop_remainder,
         initial_epoch,
+        initial_step,
         epochs,
+        shard,
         max_broken_fraction,
     )
 
-    def make_elements(records, pass_seed):
-        def augment(place, element):
-            image, mask = source.check_mask(*element)
-            uniforms = tf.random.stateless_uniform(
-                (augmentation.UNIFORMS,), seed=tf.stack([pass_seed, place])
-            )
-            if color_jitter:
-                image = augmentation.random_colors(image, uniforms, color_jitter)
-            image, mask = augmentation.random_scale_and_crop(
-                image, mask, uniforms, size, scale_range, source.ignore_class
-            )
-            if flip:
-                image, mask = augmentation.random_flip_pair(image, mask, uniforms)
-            return image, mask
-
-        return _decoded(
-            records, source, all_epochs.deterministic, max_broken_fraction
-        ).map(
-            augment,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=all_epochs.deterministic,
+    def make_element(epoch_seed, place, record):
+        image, mask = source.read_decoded(record)
+        # An image that fails here is replaced. A wrong mask must stop the training
+        # instead, so it is only described here and raises its error in `finish`.
+        faults = source.mask_faults(image, mask, record[2])
+        mask = _same_size(mask, image)
+        uniforms = tf.random.stateless_uniform(
+            (augmentation.UNIFORMS,), seed=tf.stack([epoch_seed, place])
         )
+        if color_jitter:
+            image = augmentation.random_colors(image, uniforms, color_jitter)
+        image, mask = augmentation.random_scale_and_crop(
+            image, mask, uniforms, size, scale_range, source.ignore_class
+        )
+        if flip:
+            image, mask = augmentation.random_flip_pair(image, mask, uniforms)
+        return image, mask, faults
 
-    return all_epochs.batches(
-        make_elements, lambda images, masks: (images, tf.cast(masks, tf.int32))
+    def finish(images, masks, faults):
+        with tf.control_dependencies(source.check_faults(faults)):
+            return tf.identity(images), tf.cast(masks, tf.int32)
+
+    return all_epochs.batches(make_element, finish)
+
+
+def _same_size(mask, image):
+    """Returns the mask, or an empty mask of the image's size if the sizes differ."""
+    size = tf.shape(image)[:2]
+    return tf.cond(
+        tf.reduce_all(tf.equal(tf.shape(mask), size)),
+        lambda: mask,
+        lambda: tf.zeros(size, mask.dtype),
     )
 
 
@@ -129,6 +143,7 @@ def segmentation_evaluation_batches(
     resolutions: Size | Sequence[Size] | None = None,
     *,
     stride: int = 32,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns every whole image once, in order, with its mask at the original size.
@@ -149,6 +164,7 @@ def segmentation_evaluation_batches(
             of two integers, these are two resolutions. None for images at their own
             size.
         stride: Stride of the network, a positive integer.
+        shard: As for `evaluation_batches`.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
 
     Returns:
@@ -164,6 +180,7 @@ def segmentation_evaluation_batches(
     _check_source(source)
     check_positive("batch_size", batch_size)
     check_positive("stride", stride)
+    check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
     single = resolutions is None or hasattr(resolutions, "__index__")
     sizes = [resolutions] if single else list(resolutions)
@@ -185,36 +202,44 @@ def segmentation_evaluation_batches(
             size = short_side_size(shape, int(size), stride)
         return resize(image, size[0], size[1])
 
-    def make_views(place, element):
-        image, mask = source.check_mask(*element)
+    def make_views(image, mask):
         if source.image_shape is not None:
             image = tf.ensure_shape(image, (*source.image_shape, 3))
             mask = tf.ensure_shape(mask, source.image_shape)
         views = tuple(view(image, size) for size in sizes)
         return (views[0] if single else views), tf.cast(mask, tf.int32)
 
-    batches = (
-        _decoded(source.records, source, True, max_broken_fraction)
-        .map(make_views, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
-    )
-    if source.known_broken is not None:
-        count = -(-(source.num_examples - source.known_broken) // batch_size)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return batches.prefetch(tf.data.AUTOTUNE)
-
-
-def _decoded(records, source, deterministic, max_broken_fraction):
-    """Returns (place, (image, mask, name)) of the records that are not broken.
-
-    Errors of the checks that follow are not ignored.
-    """
-
     def decode(place, record):
         image, mask = source.read_decoded(record)
         return image, mask, record[2]
 
-    return without_broken(records, decode, source, deterministic, max_broken_fraction)
+    if shard[1] > 1:
+
+        def make_element(place, record):
+            image, mask = source.read_decoded(record)
+            faults = source.mask_faults(image, mask, record[2])
+            return *make_views(image, _same_size(mask, image)), faults
+
+        def check(images, masks, faults):
+            with tf.control_dependencies(source.check_faults(faults)):
+                return tf.nest.map_structure(tf.identity, (images, masks))
+
+        batches = sharded_batches(
+            source, make_element, batch_size, shard, max_broken_fraction, stride
+        ).map(check)
+    else:
+        # Errors of the checks that follow are not ignored.
+        batches = (
+            without_broken(source.records, decode, source, True, max_broken_fraction)
+            .map(
+                lambda place, element: make_views(*source.check_mask(*element)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .batch(batch_size)
+        )
+    return with_cardinality(batches, source, batch_size, shard).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def _check_source(source):

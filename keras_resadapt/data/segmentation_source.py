@@ -2,11 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_resadapt.data.decoding import check_decodes, decode, decode_mask
 from keras_resadapt.data.source import ImageSource
+
+
+class MaskFaults(NamedTuple):
+    """The properties of an image and its mask that `check_faults` compares.
+
+    Attributes:
+        name: The name of the image, a string scalar.
+        image_size: int32 (2,), height and width of the image in pixels.
+        mask_size: int32 (2,), height and width of the mask in pixels.
+        wrong_label: int32 scalar, the largest label that is not that of a class, or
+            -1 if all labels are valid.
+    """
+
+    name: tf.Tensor
+    image_size: tf.Tensor
+    mask_size: tf.Tensor
+    wrong_label: tf.Tensor
 
 
 @dataclasses.dataclass
@@ -79,41 +97,71 @@ class SegmentationSource(ImageSource):
                 neither that of a class nor `ignore_class`. The message has the name of
                 the image, and the label.
         """
-        sizes = tf.shape(image)[:2], tf.shape(mask)
+        faults = tf.nest.map_structure(
+            lambda x: x[tf.newaxis], self.mask_faults(image, mask, name)
+        )
+        with tf.control_dependencies(self.check_faults(faults)):
+            return tf.identity(image), tf.identity(mask)
+
+    def mask_faults(
+        self, image: tf.Tensor, mask: tf.Tensor, name: tf.Tensor
+    ) -> "MaskFaults":
+        """Returns what `check_faults` needs to check a mask later."""
+        wrong_label = tf.constant(-1)
+        if self.class_names:
+            labels = tf.cast(mask, tf.int32)
+            wrong = labels >= len(self.class_names)
+            if self.ignore_class is not None:
+                wrong &= labels != self.ignore_class
+            wrong_label = tf.reduce_max(tf.where(wrong, labels, -1))
+        return MaskFaults(name, tf.shape(image)[:2], tf.shape(mask), wrong_label)
+
+    def check_faults(self, faults: "MaskFaults") -> list[tf.Operation]:
+        """Returns operations that fail for the first wrong mask of a batch.
+
+        Args:
+            faults: The results of `mask_faults`, stacked.
+        """
+        # One valid row more, because a batch can be empty
+        faults = MaskFaults(
+            *(
+                tf.pad(x, [(0, 1)] + [(0, 0)] * (x.shape.rank - 1), constant_values=c)
+                for x, c in zip(faults, ("", 0, 0, -1))
+            )
+        )
+        differ = tf.reduce_any(faults.image_size != faults.mask_size, axis=1)
+        i = tf.argmax(tf.cast(differ, tf.int32))
         checks = [
             tf.debugging.Assert(
-                tf.reduce_all(tf.equal(*sizes)),
+                tf.logical_not(tf.reduce_any(differ)),
                 [
                     "A mask must have the size of its image. Received: the image",
-                    name,
+                    faults.name[i],
                     "of height and width",
-                    sizes[0],
+                    faults.image_size[i],
                     "with a mask of",
-                    sizes[1],
+                    faults.mask_size[i],
                 ],
             )
         ]
         if self.class_names:
             count = len(self.class_names)
-            labels = tf.cast(mask, tf.int32)
-            wrong = labels >= count
             void = ""
             if self.ignore_class is not None:
-                wrong &= labels != self.ignore_class
                 void = f", or {self.ignore_class} for pixels without a class"
+            j = tf.argmax(faults.wrong_label)
             checks.append(
                 tf.debugging.Assert(
-                    tf.logical_not(tf.reduce_any(wrong)),
+                    faults.wrong_label[j] < 0,
                     [
                         f"Labels must be from 0 to {count - 1}{void}. Received: class",
-                        tf.reduce_max(tf.where(wrong, labels, -1)),
+                        faults.wrong_label[j],
                         "in the mask of",
-                        name,
+                        faults.name[j],
                     ],
                 )
             )
-        with tf.control_dependencies(checks):
-            return tf.identity(image), tf.identity(mask)
+        return checks
 
     def _find_largest_label(self) -> int:
         def largest(handle, mask_handle, name):

@@ -29,8 +29,11 @@ def export_litert(
 
     Each operating point is a signature with the point's name. It takes float32
     `images` of shape (batch, resolution, resolution, 3), in the value range of
-    the model's preprocessing, and returns float32 `logits` of shape (batch,
-    classes).
+    the model's preprocessing, and returns float32 `logits`: the outputs of the
+    network's head, of shape (batch, classes) for classification. For segmentation,
+    they have shape (batch, height, width, classes) at the decoder's size, a quarter
+    of the resolution rounded up; resize them bilinearly
+    (`model.task.align(logits, size)`) before taking the most probable classes.
 
     A network quantized with `Int8` computes in 8-bit integers, with the ranges
     of its training. All points share the integer weights, because

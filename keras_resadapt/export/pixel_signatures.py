@@ -31,7 +31,7 @@ def point_signature(
     size = model.resolution_of(point)
 
     def logits_of(images):
-        return model.task.align(model.logits(images, point), (size, size))
+        return model.logits(images, point)
 
     if freeze:
         frozen = freeze_function(logits_of, [images_spec(size)])
@@ -39,8 +39,9 @@ def point_signature(
 
     def run(images):
         rows = tf.shape(images)[0]
-        logits = logits_of(_check_images(images, size))
-        return respond(_check_logits(logits)[:rows])
+        logits = _check_logits(logits_of(_check_images(images, size)))[:rows]
+        # Aligned last, because logits per pixel are larger at the size of the images
+        return respond(model.task.align(logits, (size, size)))
 
     return signature_of(run, [images_spec(size)])
 

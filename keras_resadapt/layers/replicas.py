@@ -16,6 +16,32 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def spans_workers(strategy=None) -> bool:
+    """Returns whether the replicas run in several processes.
+
+    Args:
+        strategy: A strategy of `tf.distribute`; by default the one of the scope.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(map(len, jobs.values())) > 1
+
+
+def in_replica() -> bool:
+    """Returns whether this code runs in one of several replicas."""
+    if num_replicas() == 1:
+        return False
+    import tensorflow as tf
+
+    return not tf.distribute.in_cross_replica_context()
+
+
 def sum_over_replicas(tensor):
     """Returns the sum of the replicas' tensors, in every replica."""
     import tensorflow as tf
@@ -23,7 +49,9 @@ def sum_over_replicas(tensor):
     context = tf.distribute.get_replica_context()
     if context is None:
         return tensor
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+    # Values of variables and arguments of functions have no device, which several
+    # workers need to know.
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
 def gather_from_replicas(tensor):
@@ -31,4 +59,6 @@ def gather_from_replicas(tensor):
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return tensor if context is None else context.all_gather(tensor, axis=0)
+    if context is None:
+        return tensor
+    return context.all_gather(tf.identity(tensor), axis=0)

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_resadapt.backbones import VGG, Backbone, MobileNetV1, MobileNetV2, ResNet
-from keras_resadapt.backend import in_graph
+from keras_resadapt.backend import in_graph, on_tpu, require_tensorflow_or_jax
 from keras_resadapt.layers import (
     LayerSet,
     PrivateSlimmableBatchNormalization,
@@ -18,6 +18,7 @@ from keras_resadapt.layers import (
     SlimmableDepthwiseConv2D,
 )
 from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
+from keras_resadapt.models.masked_sandwich import jax_train_step, tensorflow_gradients
 from keras_resadapt.models.sandwich import draw_sub_networks, sandwich_gradients
 from keras_resadapt.models.switchable import (
     SMALL_NORMAL,
@@ -332,23 +333,35 @@ class MutualNet(SwitchableNetwork):
         return self.divergence(teacher, outputs, weights)
 
     def compile(self, *args, jit_compile="auto", **kwargs):
-        """Configures training as `Network.compile` does, without XLA.
+        """Configures training as `Network.compile` does.
 
-        XLA needs to know every shape, and would compile every width anew.
+        Training slices kernels to the drawn widths on TensorFlow, and masks channels
+        on JAX and under XLA, which needs to know all shapes.
+
+        Args:
+            *args, **kwargs: As for `Network.compile`.
+            jit_compile: `"auto"` means False on TensorFlow: a slice costs what its
+                multiply-adds say, and a masked network as much as the full one.
         """
-        if jit_compile is True:
-            raise ValueError(
-                "A width that is drawn in the step cannot be compiled by XLA. "
-                "Received: jit_compile=True"
-            )
-        super().compile(*args, jit_compile=False, **kwargs)
+        asked = jit_compile
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = False
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        self._asked_jit_compile = asked
+
+    @property
+    def masks_channels(self) -> bool:
+        """Whether training masks channels instead of slicing kernels."""
+        # A TPU compiles every step with XLA.
+        return keras.backend.backend() == "jax" or self.jit_compile or on_tpu()
 
     def make_train_function(self, force=False):
-        if keras.backend.backend() != "tensorflow":
-            raise NotImplementedError(
-                "Slimmable networks train on the TensorFlow backend, which "
-                "can slice to a width that is drawn in the step. Elsewhere "
-                "they run, save and load."
+        require_tensorflow_or_jax("MutualNet.fit")
+        if self.masks_channels and self.quantization is not None:
+            raise ValueError(
+                "A quantized slimmable network trains on TensorFlow without XLA. "
+                f"Received: quantization={self.quantization} with the backend "
+                f"{keras.backend.backend()!r} and jit_compile={self.jit_compile}"
             )
         self._before_training()
         return super().make_train_function(force)
@@ -359,23 +372,19 @@ class MutualNet(SwitchableNetwork):
 
     def train_step(self, *args):
         """Runs the sandwich: one sub-network after the other, then one update."""
-        (data,) = args
+        *state, data = args
         inputs, y, sample_weight = self._prepare(data, training=True)
+        if keras.backend.backend() == "jax":
+            return jax_train_step(self, *state, inputs, y, sample_weight)
         (images,), size = self.split_size(inputs)
-        drawn = draw_sub_networks(
-            self.optimizer.iterations,
-            self.seed,
-            self.width_range,
-            self.train_resolutions,
-            self.num_random_widths,
-        )
-        points = [
-            (OperatingPoint(DrawnResolution(resolution), width), resolution)
-            for width, resolution in drawn
-        ]
-        loss, logits, gradients = sandwich_gradients(
-            self, images, y, sample_weight, points, size
-        )
+        if self.masks_channels:
+            loss, logits, gradients = tensorflow_gradients(
+                self, images, y, sample_weight, size
+            )
+        else:
+            loss, logits, gradients = sandwich_gradients(
+                self, images, y, sample_weight, self._draw_points(), size
+            )
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
         for metric in self.metrics:
             if metric.name == "loss":
@@ -383,6 +392,20 @@ class MutualNet(SwitchableNetwork):
         return self.compute_metrics(
             images, y, {self.full_point.name: logits}, sample_weight
         )
+
+    def _draw_points(self) -> list[tuple]:
+        """Returns the sub-networks of the step as pairs (point, resolution)."""
+        drawn = draw_sub_networks(
+            self.optimizer.iterations,
+            self.seed,
+            self.width_range,
+            self.train_resolutions,
+            self.num_random_widths,
+        )
+        return [
+            (OperatingPoint(DrawnResolution(resolution), width), resolution)
+            for width, resolution in drawn
+        ]
 
     # === Config ===
 

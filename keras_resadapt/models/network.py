@@ -10,7 +10,7 @@ from keras import ops
 from keras_resadapt.backend import on_tensorflow_cpu
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers.arguments import with_plain_arguments
-from keras_resadapt.layers.batch_normalization import num_replicas
+from keras_resadapt.layers.replicas import in_replica, num_replicas, spans_workers
 from keras_resadapt.models.identity import read_identity, write_identity
 from keras_resadapt.models.metrics import metrics_per_output
 from keras_resadapt.points import NotingPoint, OperatingPoint
@@ -18,6 +18,7 @@ from keras_resadapt.points.recording import symbolic_call
 from keras_resadapt.profile import ProfileRow, profile_point
 from keras_resadapt.quantization.scheme import Scheme, check_quantized
 from keras_resadapt.tasks import Task
+from keras_resadapt.training.data_parallel import copying_batches, split_over_devices
 
 
 class Network(keras.Model):
@@ -318,7 +319,10 @@ class Network(keras.Model):
             )
         self.task_loss = self.task.make_loss(loss)
         self._asked_jit_compile = jit_compile
-        if jit_compile == "auto" and on_tensorflow_cpu():
+        if spans_workers():
+            _check_for_workers(jit_compile, kwargs.get("steps_per_execution", 1))
+        # XLA has no operations over several workers.
+        if jit_compile == "auto" and (on_tensorflow_cpu() or spans_workers()):
             jit_compile = False
         super().compile(
             optimizer=optimizer,
@@ -371,20 +375,74 @@ class Network(keras.Model):
             shuffle: By default, arrays are shuffled and data sets are not.
             batch_size, epochs, verbose, callbacks, validation_split,
                 validation_data, **kwargs: As for `keras.Model.fit`.
+
+        Raises:
+            ValueError: A batch size that the replicas of a strategy do not divide.
         """
-        return super().fit(
-            x,
-            y,
-            batch_size,
-            epochs,
-            verbose,
-            callbacks,
-            validation_split,
-            validation_data,
-            # Keras warns of shuffling a data set, which it does not do.
-            y is not None if shuffle is None else shuffle,
-            **kwargs,
+        self._check_batch_size(x, batch_size)
+        # Keras warns of shuffling a data set, which it does not do.
+        shuffle = y is not None if shuffle is None else shuffle
+        with copying_batches(x):
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                validation_data,
+                shuffle,
+                **kwargs,
+            )
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Evaluates as `keras.Model.evaluate` does."""
+        with copying_batches(x):
+            return super().evaluate(x, *args, **kwargs)
+
+    def _check_batch_size(self, x, batch_size: int | None) -> None:
+        """Raises a `ValueError` for a batch size that replicas do not divide.
+
+        A loss is the mean over the replicas of the means of their shares, in which
+        images of smaller shares would count for more.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        import tensorflow as tf
+
+        if isinstance(x, tf.data.Dataset):
+            # Unknown where the last batch may be smaller
+            batch_size = keras.tree.flatten(x.element_spec)[0].shape[0]
+        elif hasattr(x, "shape") or isinstance(x, (list, tuple)):
+            batch_size = batch_size or 32
+        if batch_size and batch_size % replicas:
+            raise ValueError(
+                "The batch size must be a multiple of the number of replicas. "
+                f"Received: batch_size={batch_size} for {replicas} replicas"
+            )
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the metrics and the optimizer from the shapes of the data.
+
+        Keras takes a batch from the data, which under a strategy it averages over the
+        replicas; several workers cannot do that.
+        """
+        if (
+            iterator is None
+            or keras.backend.backend() != "tensorflow"
+            or self.distribute_strategy.num_replicas_in_sync == 1
+        ):
+            super()._maybe_symbolic_build(iterator, data_batch)
+            return
+        spec = keras.tree.map_structure(
+            # A data set that is distributed already has one spec per local replica.
+            lambda part: getattr(part, "_value_specs", (part,))[0],
+            iterator.data_adapter.get_tf_dataset().element_spec,
         )
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=spec)
 
     def make_train_function(self, force=False):
         if getattr(self.scheme, "packed", False):
@@ -404,6 +462,7 @@ class Network(keras.Model):
 
     def _prepare(self, data, training: bool = False):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = split_over_devices(x)
         if isinstance(x, dict):
             raise ValueError(
                 "Images must be a tensor, or a tuple with one tensor per resolution: "
@@ -457,6 +516,14 @@ class Network(keras.Model):
         return super().compute_metrics(x, targets, y_pred, sample_weight)
 
     def get_metrics_result(self):
+        results = self._metrics_by_name()
+        if in_replica() and spans_workers():
+            # Keras averages what the replicas of several workers return over their
+            # first axis.
+            return {name: ops.reshape(value, (1,)) for name, value in results.items()}
+        return results
+
+    def _metrics_by_name(self) -> dict:
         results = self._flat_results(super().get_metrics_result())
         if len(self.output_names) == 1:
             # Keras names the metrics of a single output without the output.
@@ -508,7 +575,12 @@ class Network(keras.Model):
             raise ValueError(
                 f"`x` must hold at least one image. Received: shape {tuple(x.shape)}"
             )
-        return super().predict(x, *args, **kwargs)
+        with copying_batches(x):
+            return super().predict(x, *args, **kwargs)
+
+    def predict_step(self, *args):
+        *state, data = args
+        return super().predict_step(*state, split_over_devices(data))
 
     def make_predict_function(self, force=False):
         """Returns a function that compiles one graph per resolution.
@@ -549,6 +621,20 @@ class Network(keras.Model):
         )
         outputs = super().__call__(padded, *args, **kwargs)
         return keras.tree.map_structure(lambda y: y[:rows], outputs)
+
+
+def _check_for_workers(jit_compile, steps_per_execution: int) -> None:
+    """Raises a `ValueError` for what cannot work over several workers."""
+    if jit_compile is True:
+        raise ValueError(
+            "`jit_compile` must be False or 'auto' over several workers: XLA has no "
+            "operations over them. Received: jit_compile=True"
+        )
+    if steps_per_execution != 1:
+        raise ValueError(
+            "`steps_per_execution` must be 1 over several workers. "
+            f"Received: steps_per_execution={steps_per_execution}"
+        )
 
 
 def _under_own_policy(init):

@@ -1,4 +1,6 @@
-"""The sandwich rule, one sub-network after the other (TensorFlow)."""
+"""The sandwich rule over slices, one sub-network after the other (TensorFlow)."""
+
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -64,24 +66,16 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
     """
     import tensorflow as tf
 
-    # TensorFlow's variables: it makes no zero gradients for those of Keras.
-    variables = [variable.value for variable in model.trainable_variables]
     size = size or tuple(images.shape[1:3])
-
-    def run(images, point, loss_of):
-        with tf.GradientTape() as tape:
-            outputs = model.task.align(model(images, point=point, training=True), size)
-            loss = loss_of(outputs)
-            scaled = model.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
-        return loss, outputs, gradients
 
     def full_loss(outputs):
         return model.compute_loss(
             y=y, y_pred={model.full_point.name: outputs}, sample_weight=sample_weight
         )
 
-    loss, full_outputs, gradients = run(images, model.full_point, full_loss)
+    loss, full_outputs, gradients = gradients_of_loss(
+        model, images, model.full_point, size, full_loss
+    )
     teacher = keras.tree.map_structure(tf.stop_gradient, full_outputs)
 
     def sub_loss(outputs):
@@ -91,8 +85,34 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
         with tf.control_dependencies(gradients):
             images = tf.identity(images)
         view = resize_to_corners(images, model.scaled_size(images, resolution))
-        loss_here, _, more = run(view, point, sub_loss)
+        loss_here, _, more = gradients_of_loss(model, view, point, size, sub_loss)
         loss += loss_here
         gradients = [a + b for a, b in zip(gradients, more)]
     # Keras's losses are divided by the number of replicas.
     return loss * num_replicas(), full_outputs, gradients
+
+
+def gradients_of_loss(model, images, point, size: tuple, loss_of: Callable) -> tuple:
+    """Runs one network forward and backward, on TensorFlow.
+
+    Args:
+        model: A `MutualNet`.
+        images: Tensor at the resolution of the network.
+        point: The operating point.
+        size: Height and width to align outputs to.
+        loss_of: A function from the aligned outputs to the loss.
+
+    Returns:
+        The loss, the aligned outputs, and the gradient of the loss as the optimizer
+        scales it, one tensor per trainable variable.
+    """
+    import tensorflow as tf
+
+    # TensorFlow's variables: it makes no zero gradients for those of Keras.
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        outputs = model.task.align(model(images, point=point, training=True), size)
+        loss = loss_of(outputs)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+    return loss, outputs, gradients

@@ -27,12 +27,14 @@ The contract of an interpreter:
 | `CollectingPoint` | normalizes by the batch and collects its statistics |
 | `CalibratingPoint` | calibrates activation quantizers, and rounds nothing |
 | `ListingPoint` | lists the activation quantizers of a pass |
+| `MaskedPoint` | masks channels instead of slicing kernels, in training |
 | `ConvertiblePoint` | keeps normalizations in a form that LiteRT converts well |
 """
 
 from keras_resadapt.points.calibrating import CalibratingPoint, ListingPoint
 from keras_resadapt.points.collecting import CollectingPoint
 from keras_resadapt.points.converting import ConvertiblePoint
+from keras_resadapt.points.masked import MaskedPoint
 from keras_resadapt.points.noting import NotingPoint
 from keras_resadapt.points.operating_point import (
     DrawnResolution,

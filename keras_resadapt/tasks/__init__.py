@@ -4,6 +4,7 @@ A family knows no task by name, and a task no family; see `Task`.
 """
 
 from keras_resadapt.tasks.classification import Classification
+from keras_resadapt.tasks.coco_metric import CocoMetric
 from keras_resadapt.tasks.features import Features
 from keras_resadapt.tasks.pixel_loss import PixelLoss
 from keras_resadapt.tasks.pixel_metrics import ConfusionScores, confusion_scores

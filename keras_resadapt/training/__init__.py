@@ -1,12 +1,16 @@
 """Training: optimizer, recipes, devices, and resuming after an interruption."""
 
-from keras_resadapt.training.checkpoint import (
-    EpochCheckpoint,
+from keras_resadapt.training.checkpoint import Checkpoint
+from keras_resadapt.training.checkpoint_file import (
+    TrainingState,
     load_last_checkpoint,
 )
 from keras_resadapt.training.determinism import enable_determinism
+from keras_resadapt.training.distributed_data import distribute
 from keras_resadapt.training.lock import lock_folder
 from keras_resadapt.training.multi_step import MultiStepDecay
+from keras_resadapt.training.outside_scope import call_outside_scope
+from keras_resadapt.training.preemption import PREEMPTED, Preemption
 from keras_resadapt.training.recipe import (
     MSNET,
     MUTUALNET,
@@ -19,4 +23,19 @@ from keras_resadapt.training.recipe import (
     Recipe,
 )
 from keras_resadapt.training.sgd import SGD
-from keras_resadapt.training.strategy import STRATEGIES, strategy_scope
+from keras_resadapt.training.strategy import (
+    STRATEGIES,
+    WORKER_TIMEOUT,
+    strategy_scope,
+)
+from keras_resadapt.training.workers import (
+    WorkerLostError,
+    check_shared_folder,
+    check_workers_agree,
+    gather_from_workers,
+    is_chief,
+    num_workers,
+    reporting_lost_workers,
+    run_on_chief,
+    software_properties,
+)

@@ -1,53 +1,181 @@
-"""Checkpoints after every epoch, from which a killed training resumes."""
+"""Checkpoints after epochs and steps, from which a killed training resumes."""
 
 import os
 import re
 import shutil
-import warnings
-import zipfile
-import zlib
+import sys
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 
-from keras_resadapt.files import atomic_path
+from keras_resadapt.training.checkpoint_file import (
+    Position,
+    TrainingState,
+    checkpoint_path,
+    list_checkpoints,
+    resume_text,
+    save_checkpoint,
+)
+from keras_resadapt.training.checks import check_positive_integer
+from keras_resadapt.training.metric_state import read_metric_state
+from keras_resadapt.training.preemption import PREEMPTED, Preemption
+from keras_resadapt.training.skipping import skip_steps
+from keras_resadapt.training.workers import is_chief, run_on_chief
 
-_NAME = re.compile(r"epoch_(\d+)\.keras")
 # What `atomic_path` leaves behind where a process was killed while writing
 _UNFINISHED = re.compile(r"\.[0-9a-f]{12}\..*\.keras")
 
 
-class EpochCheckpoint(keras.callbacks.Callback):
-    """Saves the whole model, optimizer included, after every epoch.
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the state of a training after every epoch and every `every` steps.
 
-    The files are `epoch_0001.keras`, `epoch_0002.keras` and so on. Each one
-    appears under its name only when it is complete. The newest two are kept,
-    so that `load_last_checkpoint` can fall back to the earlier one.
+    A checkpoint is the whole model, optimizer included, in a file such as
+    `epoch_0002.keras` (two finished epochs) or `epoch_0002_step_000050.keras` (and
+    50 steps of the next epoch, with the values of the metrics). Each file appears
+    under its name only when it is complete. The newest two are kept, so that
+    `load_last_checkpoint` can fall back to the earlier one.
 
-    The model is also saved once, and removed again, before the first epoch:
-    a folder that cannot be written and a disk that is too full stop the
-    training before it starts.
+    A resumed training continues within the epoch. With the same batches, its
+    weights and its logs are those of an uninterrupted training:
+
+        state = training.load_last_checkpoint(folder)
+        if state is None:
+            state = training.TrainingState(build_and_compile())
+        epoch, step = state.data_position(steps)
+        batches = data.training_batches(
+            source, 128, 32, seed=1, initial_epoch=epoch, initial_step=step
+        )
+        state.model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=state.epoch,
+            epochs=90,
+            callbacks=[training.Checkpoint(folder, every=50, resumed=state)],
+        )
+
+    `fit` counts the finished steps of the epoch again, without running them or
+    reading batches. Their logs are the restored values of the metrics. The batches
+    must start at the position of the training and must not end before it ends, as
+    those of `data.training_batches` with `epochs=None`.
+
+    The model is also saved once, and removed again, before the first step: a folder
+    that cannot be written and a disk that is too full stop the training before it
+    starts.
+
+    Of several workers, the chief writes the files. All workers must use this
+    callback with the same arguments, because reading the metrics involves all.
 
     Args:
         folder: The folder of the checkpoints. It is created when the training
             starts. Two trainings must not share a folder; see `lock_folder`.
+        every: The number of steps between two checkpoints of an epoch; None for
+            checkpoints after epochs alone.
+        resumed: The state from which the training continues; None for a new one.
+        preemption: Writes a checkpoint at a signal and ends the process; see
+            `Preemption`.
+
+    Attributes:
+        position: The epoch and the step that comes next.
+        saved: The epoch and the step of the newest checkpoint of this training;
+            None if there is no checkpoint yet.
 
     Raises:
+        ValueError: If `every` is not positive, or if `fit` starts at another epoch
+            than `resumed` or has too few steps per epoch.
         OSError: If a checkpoint cannot be written, or if the disk has no room
             for three files of its size: the two that are kept and one that
             is being written.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        every: int | None = None,
+        resumed: TrainingState | None = None,
+        preemption: Preemption | None = None,
+    ):
         super().__init__()
+        if every is not None:
+            check_positive_integer("every", every)
         self.folder = os.fspath(folder)
+        self.every = every
+        self.preemption = preemption
+        self._resumed = resumed if resumed and resumed.step else None
+        self.position: Position = (resumed.epoch, resumed.step) if resumed else (0, 0)
+        self.saved = self.position if self.position != (0, 0) else None
+        self._fitting = False
+        # The values at the end of an epoch, which its validation replaces
+        self._metrics: Sequence[np.ndarray] = ()
+
+    @property
+    def resume_text(self) -> str:
+        """From where the training resumes, such as "after step 50 of epoch 3"."""
+        return resume_text(self.saved)
+
+    # === Called by `fit` ===
 
     def on_train_begin(self, logs=None):
+        run_on_chief(self._check_folder)
+        self._fitting = True
+        if self.preemption is not None:
+            self.preemption.deferred = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.position = (epoch, 0)
+        resumed, self._resumed = self._resumed, None
+        if resumed is None:
+            return
+        if epoch != resumed.epoch:
+            raise ValueError(
+                "`initial_epoch` must be the epoch of the checkpoint, "
+                f"{resumed.epoch}. Received: initial_epoch={epoch}"
+            )
+        self.position = (epoch, resumed.step)
+        skip_steps(self.model, resumed, self.params.get("steps"))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        epoch, step = self.position
+        if batch < step:  # finished before the training was resumed
+            return
+        self.position = (epoch, batch)
+        first = batch % (self.every or 1) < self.model.steps_per_execution
+        if self.every and first and self.position not in (self.saved, (epoch, 0)):
+            self._save()
+        self._stop_if_preempted()
+
+    def on_test_begin(self, logs=None):
+        # `evaluate` is about to replace the values of the training.
+        steps = self.params.get("steps")
+        if self._fitting and self.preemption is not None and steps:
+            self.position = (self.position[0], steps)
+            self._metrics = read_metric_state(self.model)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if self._metrics:
+            self._stop_if_preempted()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.position, self._metrics = (epoch + 1, 0), ()
+        self._save()
+        self._stop_if_preempted(agree_now=True)
+
+    def on_train_end(self, logs=None):
+        self._fitting = False
+        self._stop_if_preempted(agree_now=True)
+        if self.preemption is not None:
+            self.preemption.deferred = False
+
+    # === Saving and stopping ===
+
+    def _check_folder(self) -> None:
+        """Raises an `OSError` if there is no room for the checkpoints."""
         os.makedirs(self.folder, exist_ok=True)
         for name in os.listdir(self.folder):
             if _UNFINISHED.fullmatch(name):
                 os.remove(os.path.join(self.folder, name))
         probe = os.path.join(self.folder, "probe.keras")
-        self._save(probe)
+        save_checkpoint(probe, self.model)
         size = os.path.getsize(probe)
         os.remove(probe)
         free = shutil.disk_usage(self.folder).free
@@ -58,84 +186,35 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 f"on a disk with {free / 1e6:.0f} MB free"
             )
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._save(os.path.join(self.folder, f"epoch_{epoch + 1:04d}.keras"))
-        checkpoints = _checkpoints(self.folder)
-        earlier = [epochs for epochs in checkpoints if epochs <= epoch]
-        kept = {epoch + 1, max(earlier, default=None)}
-        for epochs in checkpoints.keys() - kept:
-            os.remove(checkpoints[epochs])
+    def _save(self) -> None:
+        """Writes the checkpoint of the position and removes older ones."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        metrics = self._metrics
+        if self.position[1] and not metrics:
+            metrics = read_metric_state(self.model)
+        run_on_chief(lambda: self._write(metrics))
+        self.saved = self.position
 
-    def _save(self, path: str) -> None:
-        try:
-            with atomic_path(path) as temporary:
-                self.model.save(temporary)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                "A checkpoint cannot be saved in the folder: "
-                f"{error.strerror or error}",
-                self.folder,
-            ) from error
+    def _write(self, metrics: Sequence[np.ndarray]) -> None:
+        path = checkpoint_path(self.folder, self.position)
+        save_checkpoint(path, self.model, metrics)
+        checkpoints = list_checkpoints(self.folder)
+        earlier = [position for position in checkpoints if position < self.position]
+        kept = {self.position, max(earlier, default=None)}
+        for position in checkpoints.keys() - kept:
+            os.remove(checkpoints[position])
 
-
-def load_last_checkpoint(
-    folder: str | os.PathLike,
-) -> tuple[keras.Model, int] | None:
-    """Loads the newest checkpoint of `EpochCheckpoint` that is not damaged.
-
-    A warning names each damaged checkpoint that is passed over.
-
-    Args:
-        folder: The folder of the checkpoints. It may be missing or empty.
-
-    Returns:
-        The compiled model and the number of finished epochs (the
-        `initial_epoch` to continue from), or None if there is no checkpoint.
-
-    Raises:
-        ValueError: If there are checkpoints and all of them are damaged.
-    """
-    checkpoints = _checkpoints(folder)
-    damages = []
-    for epochs in sorted(checkpoints, reverse=True):
-        path = checkpoints[epochs]
-        damage = _damage(path)
-        if damage is None:
-            for message in damages:
-                warnings.warn(
-                    f"{message} Training continues from the earlier {path!r}.",
-                    stacklevel=2,
-                )
-            return keras.saving.load_model(path), epochs
-        damages.append(f"The checkpoint {path!r} is damaged ({damage}).")
-    if damages:
-        raise ValueError(
-            f"All checkpoints in {os.fspath(folder)!r} are damaged, so that "
-            f"training cannot continue. {' '.join(damages)}"
-        )
-    return None
-
-
-def _checkpoints(folder: str | os.PathLike) -> dict[int, str]:
-    """Returns the paths of the checkpoints by number of finished epochs."""
-    if not os.path.isdir(folder):
-        return {}
-    return {
-        int(match[1]): os.path.join(folder, match[0])
-        for match in map(_NAME.fullmatch, os.listdir(folder))
-        if match
-    }
-
-
-def _damage(path: str) -> str | None:
-    """Returns what is wrong with a `.keras` file, or None.
-
-    A `.keras` file is a zip archive, which stores a checksum of each member.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        return str(error) or type(error).__name__
-    return member and f"the checksum of {member} is wrong"
+    def _stop_if_preempted(self, agree_now: bool = False) -> None:
+        if self.preemption is None or not self.preemption.is_due(agree_now):
+            return
+        if self.position not in ((0, 0), self.saved):
+            self._save()
+        if is_chief():
+            received = self.preemption.received
+            print(
+                f"Stopped by {received.name if received else 'another worker'}. The "
+                f"training can be resumed {self.resume_text}.",
+                file=sys.stderr,
+            )
+        raise SystemExit(PREEMPTED)

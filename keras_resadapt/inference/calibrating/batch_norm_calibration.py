@@ -11,6 +11,7 @@ from keras_resadapt.backend import require_tensorflow_or_jax
 from keras_resadapt.batches import first_images, images_at
 from keras_resadapt.checks import check_integer, check_network
 from keras_resadapt.compiled import compile_function
+from keras_resadapt.layers import resize_bilinear
 from keras_resadapt.models.network import Network
 from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
 
@@ -44,7 +45,10 @@ def calibrate_batch_norm(
             `data.training_batches`, or `data.evaluation_batches` of training
             images. Images have the largest resolution, from which smaller ones
             are resized; in a tuple, they can be a tuple with one tensor per
-            resolution. Batches should hold at least 32 images.
+            resolution, the largest first. For a network that runs on images of
+            any shape, images need not be square: both sides are multiplied by the
+            resolution of the point divided by the largest resolution, as in
+            `fit`. Batches should hold at least 32 images.
         points: Operating points; by default `model.operating_points`. Must be
             None for a cascade.
         num_images: The number of images to run. The data may have fewer.
@@ -75,7 +79,7 @@ def calibrate_batch_norm(
     averages = [_Average() for _ in points]
     for images in first_images(data, num_images, verbose):
         for point, size, average in zip(points, sizes, averages):
-            view = ops.convert_to_tensor(images_at(images, size))
+            view = ops.convert_to_tensor(_view(model, images, point, size))
             average.add(collect(view, point), len(view))
     if hasattr(model, "add_statistics"):
         model.add_statistics(points)
@@ -84,6 +88,21 @@ def calibrate_batch_norm(
         for norm, statistics in zip(norms, average.value, strict=True):
             for variable, value in zip(point.statistics(norm), statistics):
                 variable.assign(value)
+
+
+def _view(model, images, point, resolution):
+    """Returns the images of a batch at a point, in their own shape."""
+    views = images if isinstance(images, (tuple, list)) else (images,)
+    height, width = views[0].shape[1:3]
+    if height == width or not model.task.any_shape:
+        return images_at(images, resolution)
+    if len(views) == len(model.resolutions):
+        view = views[model.resolutions.index(resolution)]
+    else:
+        largest = ops.cast(views[0], "float32")
+        view = resize_bilinear(largest, model.scaled_size(largest, resolution))
+    model.check_size(view, point)
+    return view
 
 
 class _Collector:

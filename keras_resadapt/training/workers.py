@@ -1,0 +1,292 @@
+"""What the workers of one training do together, and what the chief does alone.
+
+Without several workers, this process is the chief, and the functions return what
+it alone contributes.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from keras_resadapt.layers.replicas import gather_from_replicas
+from keras_resadapt.training.cluster import find_cluster
+from keras_resadapt.training.rendezvous import meet
+
+# The strategy of this process after it has joined a cluster, which it does once
+_JOINED: list = []
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker has ended, or has not responded within the time limit."""
+
+
+def join_cluster(timeout_seconds: float) -> Any:
+    """Joins the cluster that the environment describes, and returns its strategy.
+
+    A process joins once; later calls return the same strategy.
+
+    Args:
+        timeout_seconds: How long to wait for another worker, at the start and in
+            every operation of all workers.
+
+    Raises:
+        RuntimeError: If TensorFlow has run an operation in this process.
+        ValueError, OSError, TimeoutError: If the cluster is not described, differs
+            between the workers, has a port that is in use, or is not complete in time.
+    """
+    if _JOINED:
+        return _JOINED[0]
+    import tensorflow as tf
+
+    if not timeout_seconds > 0:
+        raise ValueError(
+            "`timeout_seconds` must be positive. "
+            f"Received: timeout_seconds={timeout_seconds}"
+        )
+    cluster = find_cluster()
+    _check_not_initialized()
+    meet(cluster, timeout_seconds)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        cluster_resolver=cluster.resolver(),
+        communication_options=tf.distribute.experimental.CommunicationOptions(
+            timeout_seconds=timeout_seconds
+        ),
+    )
+    _JOINED.append(strategy)
+    return strategy
+
+
+def _check_not_initialized() -> None:
+    """Raises a `RuntimeError` if TensorFlow has started in this process."""
+    import tensorflow as tf
+
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    try:  # only possible before the start
+        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        raise RuntimeError(
+            "Several workers must be connected before TensorFlow runs an operation: "
+            "call `strategy_scope('multi_worker')` at the start of the program."
+        ) from None
+
+
+# === This worker ===
+
+
+def num_workers() -> int:
+    """Returns the number of workers of the cluster that this process has joined."""
+    if not _JOINED:
+        return 1
+    return sum(map(len, _JOINED[0].cluster_resolver.cluster_spec().as_dict().values()))
+
+
+def worker_index() -> int:
+    """Returns the index of this process among the workers; 0 is the chief."""
+    if not _JOINED:
+        return 0
+    resolver = _JOINED[0].cluster_resolver
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+
+
+def is_chief() -> bool:
+    """Returns whether this process writes the files of a training.
+
+    It is True for the first of several workers, and for a process that has joined
+    no cluster.
+    """
+    return worker_index() == 0
+
+
+# === All workers ===
+
+
+def gather_from_workers(value: Any) -> list:
+    """Returns the values of all workers, in every worker.
+
+    All workers must call it. It returns when all of them have, and so also serves to
+    wait for each other.
+
+    Args:
+        value: What JSON can hold.
+    """
+    text = json.dumps([worker_index(), value])
+    if num_workers() == 1:
+        return [json.loads(text)[1]]
+    import tensorflow as tf
+
+    # Collective operations have no bytes.
+    sent = tf.constant(list(text.encode() + b"\n"), tf.int32)
+    received = bytes(_gather_function(_JOINED[0])(sent).numpy().tolist())
+    # Each replica of a worker sends a copy.
+    by_worker = dict(json.loads(line) for line in received.splitlines())
+    return [by_worker[index] for index in sorted(by_worker)]
+
+
+@functools.cache
+def _gather_function(strategy):
+    """Returns a function that joins the vectors of all workers."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
+    def gather(vector):
+        joined = strategy.run(gather_from_replicas, args=(vector,))
+        return strategy.experimental_local_results(joined)[0]
+
+    return gather
+
+
+def check_workers_agree(properties: Mapping[str, Any]) -> None:
+    """Raises an error unless some properties are the same on all workers.
+
+    All workers must call it.
+
+    Args:
+        properties: What must be the same, by name: values that JSON can hold.
+
+    Raises:
+        ValueError: If a property differs. The message names it, with its values.
+    """
+    of_workers = gather_from_workers(dict(properties))
+    names = {name: None for worker in of_workers for name in worker}
+    differing = []
+    for name in names:
+        values = [worker.get(name) for worker in of_workers]
+        if any(value != values[0] for value in values):
+            received = (f"{value} on worker {i}" for i, value in enumerate(values))
+            differing.append(f"{name} is {', '.join(received)}")
+    if differing:
+        raise ValueError(
+            f"All workers must have the same properties. Received: "
+            f"{'; '.join(differing)}"
+        )
+
+
+def software_properties() -> dict[str, str]:
+    """Returns what `check_workers_agree` compares about the software.
+
+    These are the versions of Keras and TensorFlow, and a digest of the package's code.
+    """
+    import tensorflow as tf
+
+    package = pathlib.Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return {
+        "the version of Keras": keras.__version__,
+        "the version of TensorFlow": tf.__version__,
+        "the code of keras_resadapt (its digest)": digest.hexdigest()[:12],
+    }
+
+
+def check_shared_folder(folder: str | os.PathLike) -> None:
+    """Raises an error unless all workers see the same folder.
+
+    All workers must call it. The chief writes a file for a moment.
+
+    Args:
+        folder: The folder, which the chief must be able to write to.
+
+    Raises:
+        ValueError: If a worker does not see the file of the chief.
+    """
+    if num_workers() == 1:
+        return
+    name = f".shared_{uuid.uuid4().hex[:12]}"
+    path = os.path.join(folder, name)
+    run_on_chief(lambda: pathlib.Path(path).touch())
+    name = gather_from_workers(name)[0]
+    seen = gather_from_workers(name in _listdir(folder))
+    if is_chief():
+        os.remove(path)
+    if not all(seen):
+        blind = [str(index) for index, found in enumerate(seen) if not found]
+        raise ValueError(
+            "All workers must share the folder of the results, on one file system. "
+            f"Received: {os.fspath(folder)!r}, in which worker {', '.join(blind)} "
+            "does not see a file that worker 0 has written"
+        )
+
+
+def _listdir(folder) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+def run_on_chief(function: Callable[[], Any]) -> Any:
+    """Runs a function on the chief while the others wait.
+
+    All workers must call it. An error of the chief ends the others as well. With
+    several workers, the function runs in a thread of its own, outside the scope of the
+    strategy: a variable that the chief alone creates there, as Keras does while it
+    saves a model, would wait for the others.
+
+    Args:
+        function: Takes no arguments.
+
+    Returns:
+        What the function returns on the chief; None on the others.
+
+    Raises:
+        Exception: What the function raises, on the chief.
+        ValueError: With the same message, on the others.
+    """
+    if num_workers() == 1:
+        return function()
+    error = result = None
+    if is_chief():
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            future = thread.submit(function)
+        error = future.exception()
+        result = None if error else future.result()
+    message = gather_from_workers(error and (str(error) or repr(error)))[0]
+    if error is not None:
+        raise error
+    if message is not None:
+        raise ValueError(f"Worker 0 has failed: {message}")
+    return result
+
+
+@contextlib.contextmanager
+def reporting_lost_workers() -> Iterator[None]:
+    """Turns the errors of TensorFlow about other workers into a `WorkerLostError`.
+
+    Raises:
+        WorkerLostError: If another worker has ended, or has not responded within the
+            time limit. This process cannot go on, and must be started again with all
+            others.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if num_workers() == 1 or not _is_about_workers(error):
+            raise
+        raise WorkerLostError(
+            f"Worker {worker_index()} of {num_workers()} has lost another worker, "
+            "which has ended or has not responded within the time limit."
+        ) from error
+
+
+def _is_about_workers(error) -> bool:
+    import tensorflow as tf
+
+    return isinstance(
+        error,
+        tf.errors.UnavailableError
+        | tf.errors.DeadlineExceededError
+        | tf.errors.AbortedError
+        | tf.errors.CancelledError,
+    ) or any(word in str(error) for word in ("ollective", "oordination", "eartbeat"))

@@ -1,0 +1,345 @@
+"""Training on several workers: processes on this machine, and their cluster."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+import worker_script
+from example_scripts import check_script, write_image_folder
+from local_workers import free_addresses, start_workers, wait_for
+
+from keras_resadapt import training
+from keras_resadapt.training import rendezvous
+from keras_resadapt.training.cluster import Cluster, find_cluster
+from keras_resadapt.training.rendezvous import meet
+
+HERE = pathlib.Path(__file__).parent
+
+
+# === The description of the cluster ===
+
+
+def tf_config(jobs, job="worker", index=0):
+    config = {"cluster": jobs, "task": {"type": job, "index": index}}
+    return {"TF_CONFIG": json.dumps(config)}
+
+
+@pytest.mark.parametrize(
+    "jobs, job, index, place",
+    [
+        ({"worker": ["a:1", "b:2"]}, "worker", 1, 1),
+        ({"chief": ["a:1"], "worker": ["b:2", "c:3"]}, "worker", 1, 2),
+        ({"worker": ["b:2"], "chief": ["a:1"]}, "chief", 0, 0),
+    ],
+)
+def test_cluster_of_tf_config(jobs, job, index, place):
+    cluster = find_cluster(tf_config(jobs, job, index))
+    assert cluster.index == place
+    assert cluster.addresses[0] == "a:1"
+    assert cluster.resolver().task_type == job
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "TF_CONFIG must be valid JSON. Received: TF_CONFIG={"),
+        ("[]", "must be an object with the objects `cluster` and `task`"),
+        ('{"cluster": {"worker": ["a:1"]}}', "the objects `cluster` and `task`"),
+        (tf_config({"ps": ["a:1"]}, "ps"), "the jobs `chief` and `worker` alone"),
+        (tf_config({"worker": ["a"]}), "addresses of the form `host:port`"),
+        (tf_config({"worker": ["a:99999"]}), "addresses of the form `host:port`"),
+        (tf_config({"worker": "a:1"}), "list addresses"),
+        (tf_config({"worker": ["a:1", "a:1"]}), "name each worker once"),
+        (tf_config({"worker": []}), "name each worker once"),
+        (
+            tf_config({"chief": ["a:1", "b:1"], "worker": ["c:1"]}),
+            "at most one `chief`",
+        ),
+        (tf_config({"worker": ["a:1"]}, "chief"), "as the `type` of its `task`"),
+        (tf_config({"worker": ["a:1"]}, index=1), "counts from 0 to the number"),
+        (tf_config({"worker": ["a:1"]}, index="0"), "counts from 0 to the number"),
+        ({"TF_CONFIG": " "}, "needs a description of the cluster"),
+        (
+            {"SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n1"},
+            "The environment variables of the SLURM step do not describe",
+        ),
+    ],
+)
+def test_descriptions_that_are_wrong(text, message):
+    environment = text if isinstance(text, dict) else {"TF_CONFIG": text}
+    with pytest.raises(ValueError, match=message):
+        find_cluster(environment)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4007",
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NODELIST": "node[01-02]",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+}
+
+
+def test_cluster_of_slurm(monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    cluster = find_cluster({**SLURM, "SLURMD_NODENAME": "node02"})
+    assert cluster.addresses == [
+        *("node01:20070", "node01:20071", "node02:20070", "node02:20071")
+    ]
+    assert cluster.index == 2
+    with pytest.raises(ValueError, match="task 2 on node01, where TensorFlow expects"):
+        find_cluster({**SLURM, "SLURMD_NODENAME": "node01"})
+
+
+# === The meeting ===
+
+
+def meet_all(clusters, timeout_seconds=5.0):
+    """Lets workers meet, each in a thread, and returns their errors."""
+    errors = [None] * len(clusters)
+
+    def run(place):
+        try:
+            meet(clusters[place], timeout_seconds)
+        except Exception as error:
+            errors[place] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(clusters))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return errors
+
+
+def cluster_of(addresses, index):
+    return Cluster({"worker": addresses}, "worker", index, "TF_CONFIG")
+
+
+def test_workers_meet_twice():
+    """The ports are free again at once."""
+    addresses = free_addresses(3)
+    for _ in range(2):
+        assert meet_all([cluster_of(addresses, i) for i in range(3)]) == [None] * 3
+
+
+def test_a_cluster_that_differs_between_workers():
+    addresses = free_addresses(2)
+    other = [addresses[0], addresses[1].replace("127.0.0.1", "localhost")]
+    errors = meet_all([cluster_of(addresses, 0), cluster_of(other, 1)])
+    for error in errors:
+        assert isinstance(error, ValueError)
+        assert "must have the same cluster in TF_CONFIG" in str(error)
+        assert "localhost" in str(error) and "on worker 1" in str(error)
+
+
+def test_two_workers_of_one_index():
+    addresses = free_addresses(3)
+    clusters = [cluster_of(addresses, i) for i in (0, 1, 1)]
+    errors = meet_all(clusters, 1.5)
+    # The second one may find the port of the first one in use.
+    assert all(errors)
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_port_in_use(taken, monkeypatch):
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 0.1)
+    addresses = free_addresses(2)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(addresses[taken].split(":")[1])))
+        other.listen()
+        start = time.monotonic()
+        errors = meet_all([cluster_of(addresses, i) for i in range(2)], 1.0)
+        assert time.monotonic() - start < 20
+    assert isinstance(errors[taken], OSError)
+    message = f"Worker {taken} must be able to listen at {addresses[taken]}"
+    assert message in str(errors[taken])
+    if taken:
+        assert message in str(errors[0])  # the chief passes it on
+    assert all(errors)
+
+
+def test_a_worker_that_does_not_come():
+    addresses = free_addresses(3)
+    errors = meet_all([cluster_of(addresses, i) for i in range(2)], 0.5)
+    for error in errors:
+        assert isinstance(error, TimeoutError)
+        assert str(error).endswith(f"Missing: worker 2 at {addresses[2]}")
+
+
+def test_a_chief_that_does_not_come():
+    (error,) = meet_all([cluster_of(free_addresses(2), 1)], 0.3)
+    assert isinstance(error, TimeoutError)
+    assert "Worker 0, the chief, must answer at" in str(error)
+
+
+def test_strangers_are_ignored():
+    """A port is open to all."""
+    addresses = free_addresses(2)
+    port = int(addresses[0].split(":")[1])
+
+    def disturb():
+        for content in (b"GET / HTTP/1.0\r\n\r\n\n", b"{}\n", b"[" * 2000 + b"\n"):
+            for _ in range(50):
+                try:
+                    with socket.create_connection(("127.0.0.1", port)) as stranger:
+                        stranger.sendall(content)
+                    break
+                except OSError:
+                    time.sleep(0.02)
+
+    stranger = threading.Thread(target=disturb)
+    stranger.start()
+    assert meet_all([cluster_of(addresses, i) for i in range(2)]) == [None] * 2
+    stranger.join()
+
+
+# === One process ===
+
+
+def test_one_process_is_the_chief(tmp_path):
+    assert training.is_chief()
+    assert training.num_workers() == 1
+    assert training.gather_from_workers({"a": [1]}) == [{"a": [1]}]
+    assert training.run_on_chief(lambda: 3) == 3
+    training.check_workers_agree({"--seed": 1})
+    training.check_shared_folder(tmp_path)
+
+
+def test_workers_are_connected_first(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config({"worker": ["a:1", "b:1"]})["TF_CONFIG"])
+    worker_script.tf.constant(0)
+    with pytest.raises(RuntimeError, match="before TensorFlow runs an operation"):
+        training.strategy_scope("multi_worker")
+    with pytest.raises(ValueError, match="`timeout_seconds` must be positive"):
+        training.strategy_scope("multi_worker", timeout_seconds=0)
+
+
+# === Several processes ===
+
+
+def start(count, folder, *arguments):
+    """Starts workers; the output of worker i is in log_i.txt."""
+
+    def options_of(index):
+        log = open(folder / f"log_{index}.txt", "w")
+        return {"stdout": log, "stderr": subprocess.STDOUT}
+
+    command = [HERE / "worker_script.py", folder, *arguments]
+    return start_workers(count, command, options_of)
+
+
+def log_of(folder, index):
+    return (folder / f"log_{index}.txt").read_text()
+
+
+def check_equal(family, one, several, tolerance=1e-5):
+    """Compares what a single process and workers have found for one family."""
+    mine = {name: value for name, value in one.items()}
+    prefix = f"{family}/"
+    theirs = {
+        name.removeprefix(prefix): value
+        for name, value in several.items()
+        if name.startswith(prefix)
+    }
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        np.testing.assert_allclose(
+            theirs[name], value, rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """The folder of two workers that train all families, and their exit codes."""
+    folder = tmp_path_factory.mktemp("two_workers")
+    write_image_folder(folder / "images")
+    codes = wait_for(start(2, folder, *worker_script.FAMILIES, "--die"), 400)
+    return folder, codes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", worker_script.FAMILIES)
+def test_two_workers_train_as_one_process(family, two_workers):
+    folder, _ = two_workers
+    one = worker_script.train(worker_script.make(family), family)
+    for index in range(2):
+        assert (folder / f"worker_{index}.npz").exists(), log_of(folder, index)[-2000:]
+        check_equal(family, one, np.load(folder / f"worker_{index}.npz"))
+
+
+@pytest.mark.slow
+def test_prediction_on_two_workers(two_workers):
+    """Every worker has the logits of all images, in their order."""
+    for index in range(2):
+        found = np.load(two_workers[0] / f"worker_{index}.npz")
+        np.testing.assert_allclose(found["predicted"], found["called"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_errors_on_two_workers(two_workers):
+    folder, _ = two_workers
+    for index in range(2):
+        notes = json.loads((folder / f"worker_{index}.json").read_text())
+        assert notes["gathered"] == ["x", "xx"]
+        assert notes["same"] == notes["shared"] == ""
+        assert notes["flags"].endswith("--seed is 0 on worker 0, 1 on worker 1")
+        assert "in which worker 1 does not see a file" in notes["not_shared"]
+        assert "division" in notes["failed"]
+        assert "`jit_compile` must be False" in notes["jit_compile"]
+        assert "`steps_per_execution` must be 1" in notes["steps_per_execution"]
+        assert "batch_size=5 for 2 replicas" in notes["batch_size"]
+
+
+@pytest.mark.slow
+def test_the_training_script_on_two_workers(two_workers, tmp_path):
+    folder, _ = two_workers
+    notes = [
+        json.loads((folder / f"worker_{index}.json").read_text()) for index in range(2)
+    ]
+    for code, _, error in (worker["script_flags"] for worker in notes):
+        assert code == 1
+        assert "--learning_rate is 0.1 on worker 0, 0.2 on worker 1" in error
+    assert [worker["script"][0] for worker in notes] == [0, 0], notes
+    assert "All results are in" in notes[0]["script"][1]
+    assert notes[1]["script"][1] == ""  # only the chief reports
+    files = {path.name for path in (folder / "run").iterdir()}
+    assert {"model.keras", "log.csv", "flags.json", "checkpoint"} <= files
+    resumed = worker_script.training_command(
+        folder / "images", folder / "run", "--resume", "--epochs=2"
+    )
+    output = check_script(*resumed)
+    assert "The run continues on 1 workers. It was on 2 before" in output
+    one = worker_script.training_command(folder / "images", tmp_path / "run")
+    check_script(*one)
+    mine, theirs = (
+        (path / "run" / "log.csv").read_text().splitlines()[1].split(",")
+        for path in (tmp_path, folder)
+    )
+    np.testing.assert_allclose(
+        [float(x) for x in theirs], [float(x) for x in mine], rtol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_others(two_workers):
+    folder, codes = two_workers
+    assert codes == [69, -9]
+    log = log_of(folder, 0)
+    assert "error: Worker 0 of 2 has lost another worker" in log
+    assert "the same command and --resume to continue after" in log
+
+
+@pytest.mark.slow
+def test_three_workers_train_as_one_process(tmp_path):
+    """The last batch leaves one of them without images."""
+    assert wait_for(start(3, tmp_path, "rsnet"), 300) == [0] * 3
+    one = worker_script.train(worker_script.make("rsnet"), "rsnet")
+    check_equal("rsnet", one, np.load(tmp_path / "worker_2.npz"))

@@ -1,0 +1,203 @@
+"""What each worker of `test_workers.py` runs, in one process for all checks.
+
+`python worker_script.py FOLDER FAMILY...` trains the families on the cluster of
+`TF_CONFIG` and writes what it has found to FOLDER/worker_INDEX.npz and .json. With
+`--die`, worker 1 kills itself in the middle of a last training.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import keras_resadapt  # first: it chooses TensorFlow's convolutions
+
+# isort: split
+
+import example_scripts
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resadapt import backbones, quantization, tasks, training
+
+CLASSES = 3
+BATCH = 6
+SMALL = dict(depths=(1,), filters=(8,), stem="small")
+
+
+def segmentation(resolutions):
+    task = tasks.Segmentation(
+        CLASSES, decoder="light_weight_refinenet", channels=8, dropout=0.0
+    )
+    backbone = backbones.ResNet(**SMALL)
+    return keras_resadapt.RSNet(backbone, task, resolutions)
+
+
+FAMILIES = {
+    "rsnet": lambda: keras_resadapt.RSNet18(CLASSES, (16, 8), **SMALL),
+    "int8": lambda: keras_resadapt.RSNet18(
+        CLASSES, (16,), quantization=quantization.Int8(), **SMALL
+    ),
+    "learned": lambda: keras_resadapt.RSNet18(
+        CLASSES, (16,), quantization=quantization.LearnedQuantization(2, 2), **SMALL
+    ),
+    "mutualnet": lambda: keras_resadapt.MutualMobileNetV1(
+        CLASSES,
+        resolutions=(16, 8),
+        depths=(1,),
+        filters=(32,),
+        stem="small",
+        num_random_widths=1,
+    ),
+    "msnet": lambda: keras_resadapt.MSResNet18(CLASSES, (16, 8), **SMALL),
+    # In double precision, a single process is unfused as well.
+    "ranet": lambda: keras_resadapt.RANet(
+        CLASSES,
+        num_blocks=2,
+        block_step=1,
+        step=1,
+        scale_list=(1, 2),
+        channels=4,
+        growth_rate=4,
+        growth_factors=(2, 1),
+        bottleneck_factors=(2, 1),
+        dtype="float64",
+    ),
+    "segmentation": lambda: segmentation((16, 8)),
+}
+
+
+def make_data(family: str, count: int = 2 * BATCH):
+    """Images, and labels or masks of which the first half has more void pixels."""
+    rng = np.random.default_rng(0)
+    size = 32 if family == "ranet" else 16
+    images = rng.uniform(0, 255, (count, size, size, 3)).astype("float32")
+    if family != "segmentation":
+        return images, rng.integers(0, CLASSES, count)
+    masks = rng.integers(0, CLASSES, (count, size, size)).astype("uint8")
+    masks[: count // 2, :10] = 255
+    return images, masks
+
+
+def batches(family: str, count: int = 2 * BATCH) -> tf.data.Dataset:
+    """Batches of which each worker takes its share."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    data = tf.data.Dataset.from_tensor_slices(make_data(family, count))
+    return data.batch(BATCH).with_options(options)
+
+
+def make(family: str) -> keras.Model:
+    """A compiled network with weights that depend on nothing but the family."""
+    keras.utils.set_random_seed(0)
+    model = FAMILIES[family]()
+    model.compile(
+        training.SGD(0.01, weight_decay=1e-3),
+        metrics=None if family == "segmentation" else ["accuracy"],
+    )
+    return model
+
+
+def train(model: keras.Model, family: str, epochs: int = 2) -> dict[str, np.ndarray]:
+    """Losses, scores, and all variables by path after a training."""
+    history = model.fit(batches(family), epochs=epochs, verbose=0).history
+    found = {f"fit/{name}": np.array(value) for name, value in history.items()}
+    # 2 images in the last batch: of three workers, one has none.
+    logs = model.evaluate(batches(family, 8), verbose=0, return_dict=True)
+    found |= {f"evaluate/{name}": np.array(value) for name, value in logs.items()}
+    return found | {f"variable/{v.path}": np.array(v) for v in model.variables}
+
+
+def training_command(images, output_dir, *arguments) -> list:
+    """A training script and its flags."""
+    return [
+        "train_rsnet",
+        *("--model=resnet18", "--stem=small", "--depths=1", "--filters=8"),
+        *("--resolutions=16,8", "--batch_size=12", "--epochs=1", "--flip=false"),
+        f"--dataset={images}",
+        f"--output_dir={output_dir}",
+        *arguments,
+    ]
+
+
+def message_of(function) -> str:
+    """What the error of a function says; an empty text without an error."""
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+class Die(keras.callbacks.Callback):
+    """Kills the process of worker 1 after a step, and keeps the others waiting."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if training.workers.worker_index() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
+    scope = training.strategy_scope("multi_worker", timeout_seconds=60)
+    index = training.workers.worker_index()
+    found, notes = {}, {"workers": training.num_workers()}
+    with scope:
+        for family in families:
+            start = time.time()
+            model = make(family)
+            found |= {f"{family}/{k}": v for k, v in train(model, family).items()}
+            print(family, f"{time.time() - start:.1f} s", flush=True)
+        if "rsnet" in families:
+            model = make("rsnet")
+            x, _ = make_data("rsnet", 8)
+            found["predicted"] = model.predict(x, batch_size=BATCH, verbose=0)
+            found["called"] = np.array(model(x))
+            notes["jit_compile"] = message_of(lambda: model.compile(jit_compile=True))
+            notes["steps_per_execution"] = message_of(
+                lambda: model.compile(steps_per_execution=2)
+            )
+            model.compile()
+            notes["batch_size"] = message_of(
+                lambda: model.fit(*make_data("rsnet", 5), batch_size=5)
+            )
+    notes["gathered"] = training.gather_from_workers("x" * (index + 1))
+    notes["same"] = message_of(
+        lambda: training.check_workers_agree(training.software_properties())
+    )
+    notes["flags"] = message_of(
+        lambda: training.check_workers_agree({"--seed": index, "--flip": True})
+    )
+    notes["shared"] = message_of(lambda: training.check_shared_folder(folder))
+    own = folder / f"own_{index}"
+    own.mkdir()
+    notes["not_shared"] = message_of(lambda: training.check_shared_folder(own))
+    notes["failed"] = message_of(lambda: training.run_on_chief(lambda: 1 // 0))
+    if die:
+        for name, flags in (
+            ("script_flags", [f"--learning_rate={(index + 1) / 10}"]),
+            ("script", []),
+        ):
+            command = training_command(folder / "images", folder / "run", *flags)
+            result = example_scripts.run_script(*command, "--strategy=multi_worker")
+            notes[name] = [result.code, result.output, result.error]
+    np.savez(folder / f"worker_{index}.npz", **found)
+    (folder / f"worker_{index}.json").write_text(json.dumps(notes))
+    training.gather_from_workers("written")
+    if die:
+        with (
+            example_scripts.script("training_script") as script,
+            script.exiting_without_workers(),
+            training.strategy_scope("multi_worker"),
+        ):
+            model = make("rsnet")
+            model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
+
+
+if __name__ == "__main__":
+    arguments = [name for name in sys.argv[2:] if name != "--die"]
+    main(pathlib.Path(sys.argv[1]), arguments, "--die" in sys.argv)
