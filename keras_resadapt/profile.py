@@ -76,7 +76,7 @@ def channels_of_norms(
         (layer, outputs[-1])
         for layer, _, outputs in _record(
             lambda images, point: model(images, point=point, training=True),
-            (model.resolution_of(point),) * 2 + (3,),
+            (*model.image_size_of(point), 3),
             point,
         )
         if _is_norm(layer)
