@@ -410,9 +410,16 @@ def detect(small):
 
 @pytest.fixture(scope="module")
 def train(small):
-    """One graph of the losses and gradients."""
+    """One graph of the losses and gradients for all sizes."""
+    targets = {
+        "boxes": tf.TensorSpec((None, None, 4)),
+        "classes": tf.TensorSpec((None, None), tf.int32),
+        "count": tf.TensorSpec((None,), tf.int32),
+        "masks": tf.TensorSpec((None, None, None, None), tf.uint8),
+    }
+    spec = [tf.TensorSpec((None, None, None, 3)), targets]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=spec)
     def train(images, targets):
         with tf.GradientTape() as tape:
             pyramid = small.backbone.pyramid(images)
@@ -433,8 +440,8 @@ def random_images(batch, height, width):
 def batch_of_targets(boxes_of_images, classes, count, size=(64, 96)):
     targets = {
         "boxes": np.array(boxes_of_images, "float32"),
-        "classes": np.array(classes),
-        "count": np.array(count),
+        "classes": np.array(classes, "int32"),
+        "count": np.array(count, "int32"),
     }
     shape = (*targets["classes"].shape, *size)
     return targets | {"masks": np.ones(shape, "uint8")}
