@@ -344,9 +344,9 @@ def check_sampling(outputs, expected):
 
 
 def test_costs(reference):
-    """Of Faster R-CNN, with 1000 proposals per image."""
+    """With 1000 proposals and 100 detections per image."""
     backbone = backbones.ResNet((3, 4, 6, 3), bottleneck=True)
-    head = heads.MaskRCNN(3, backbone.level_strides, masks=False)
+    head = heads.MaskRCNN(3, backbone.level_strides)
     row = profile_point(
         lambda x, p: head(backbone.pyramid(x, p, training=True), point=p),
         (128, 160, 3),
@@ -355,7 +355,9 @@ def test_costs(reference):
     madds = reference["madds_128x160"]
     image = madds["backbone.body"] + madds["backbone.fpn"] + madds["rpn.head"]
     proposals = 1000 * madds["box_head_and_predictor_per_box"]
-    assert row.madds == image + proposals
+    detections = 100 * madds["mask_head_and_predictor_per_box"]
+    assert row.madds == image + proposals + detections
+    assert row.params == reference["num_params"]
 
 
 # === Small networks ===
