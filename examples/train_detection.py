@@ -176,6 +176,13 @@ def max_size() -> int:
     return FLAGS.max_size or round(FLAGS.resolutions[0] * 5 / 3)
 
 
+def load_source(split: str, **kwargs) -> data.DetectionSource:
+    """Opens a split of a set of images with objects."""
+    if FLAGS.dataset == "demo":  # small enough for a minute on a CPU
+        return data.demo_detection_source(split, 320 if split == "train" else 64)
+    return shared_flags.load_source(split, task="detection", **kwargs)
+
+
 def training_batches(source, model, **position) -> tf.data.Dataset:
     """Returns randomly scaled and flipped images with their objects."""
     return data.detection_training_batches(
@@ -287,7 +294,7 @@ def main():
             build_model,
             report,
             report_flags=("widths", "calibration_images", "examples"),
-            load_source=functools.partial(shared_flags.load_source, task="detection"),
+            load_source=load_source,
             make_training_batches=training_batches,
             make_evaluation_batches=evaluation_batches,
             task_defaults=True,

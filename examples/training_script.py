@@ -596,7 +596,7 @@ def train(
         classification_batches, crop_per_resolution=script.crop_per_resolution
     )
     epoch, step = state.data_position(steps)
-    position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
+    position = {"initial_epoch": epoch, "initial_step": step}
     batches = training.distribute(
         lambda shard: make_batches(sources.train, model, shard=shard, **position),
         FLAGS.batch_size,

@@ -53,7 +53,7 @@ def roi_align(
         ends = tf.concat([first, last], axis=1)
         limits = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.0
         crops = tf.image.crop_and_resize(
-            _pad_edges(x), ends / limits, images, (size * samples,) * 2
+            pad_edges(x), ends / limits, images, (size * samples,) * 2
         )
         y = tf.nn.avg_pool2d(crops, samples, samples, "VALID")
 
@@ -82,8 +82,12 @@ def _in_features(boxes, scale, aligned):
     return start, ops.maximum(length, 1.0)
 
 
-def _pad_edges(x):
-    """Repeats the pixels of the edges once."""
+def pad_edges(x: Any) -> Any:
+    """Repeats the pixels of the edges once.
+
+    Args:
+        x: Tensor of shape (batch, height, width, channels).
+    """
     x = ops.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
     return ops.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
 
