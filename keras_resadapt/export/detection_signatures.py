@@ -8,6 +8,7 @@ from keras_resadapt.boxes import paste_masks
 from keras_resadapt.data.augmentation import resize
 from keras_resadapt.data.decoding import decode
 from keras_resadapt.data.detection_augmentation import resized_size
+from keras_resadapt.data.detection_pipeline import STRIDE
 from keras_resadapt.data.segmentation_augmentation import PAD_COLOR
 from keras_resadapt.export.encoded_signatures import Decoding
 from keras_resadapt.export.signature import Signature, signature_of
@@ -102,7 +103,7 @@ def _encoded_signature(model, point, respond, decoding, full_masks) -> Signature
                 sizes_spec,
             ),
         )
-        canvases = views.to_tensor(shape=(None, None, None, 3)) + PAD_COLOR
+        canvases = _canvases(views)
         outputs = _detect(model, point, canvases, new)
         scale = tf.cast(sizes, tf.float32) / tf.cast(new, tf.float32)
         limits = tf.cast(sizes, tf.float32)[:, ::-1]
@@ -114,6 +115,15 @@ def _encoded_signature(model, point, respond, decoding, full_masks) -> Signature
         return _first(rows, {**respond(outputs), "sizes": sizes})
 
     return signature_of(run, [tf.TensorSpec((None,), tf.string, name="images")])
+
+
+def _canvases(views: tf.RaggedTensor) -> tf.Tensor:
+    """Returns images without `PAD_COLOR` as canvases like those of the data."""
+    canvases = views.to_tensor(shape=(None, None, None, 3))
+    size = tf.shape(canvases)[1:3]
+    height, width = tf.unstack(-size % STRIDE)
+    canvases = tf.pad(canvases, [[0, 0], [0, height], [0, width], [0, 0]])
+    return canvases + PAD_COLOR
 
 
 def _detect(model, point, images, sizes) -> dict[str, tf.Tensor]:
