@@ -10,7 +10,7 @@ The paper's ImageNet recipe (section 4) on all GPUs of one machine:
         --model=resnet18 --resolutions=256,128 --crop_fraction=0.853 \
         --strategy=mirrored --output_dir=runs/msresnet18
 
-`--resume` continues an interrupted run after its last finished epoch. After the
+`--resume` continues an interrupted run after its last checkpoint. After the
 training, thresholds are calibrated on held-out training images and written to
 `thresholds.json`, which `export_savedmodel.py --thresholds` reads.
 """

@@ -20,7 +20,7 @@ For the baselines of the paper, add `--resolutions=224` (US-Net) or
         --init_from=runs/mutual_mobilenet_v1/model.keras --epochs=100 \
         --learning_rate=0.4 --batch_size=256 --output_dir=runs/fine_tuned
 
-`--resume` continues an interrupted run after its last finished epoch. After the
+`--resume` continues an interrupted run after its last checkpoint. After the
 training, the BatchNormalization statistics of each width and resolution are
 computed on training images. Then all of them are measured and written to
 `query_table.json`; `--resume` continues an interrupted measurement too.

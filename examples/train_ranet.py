@@ -13,7 +13,7 @@ flips), and its ImageNet recipe on all GPUs of one machine:
         --model=ranet_imagenet --crop=random_resized --batch_size=256 \
         --strategy=mirrored --output_dir=runs/ranet_imagenet
 
-`--resume` continues an interrupted run after its last finished epoch. After the
+`--resume` continues an interrupted run after its last checkpoint. After the
 training, thresholds are calibrated on held-out training images and written to
 `thresholds.json`, which `export_savedmodel.py --thresholds` reads.
 """

@@ -11,8 +11,8 @@ The paper's ImageNet recipe (section 4.1) on all GPUs of one machine:
         --strategy=mirrored --output_dir=runs/rsnet50
 
 On your own images, `--dataset` is a folder with train/CLASS/*.jpg and
-val/CLASS/*.jpg. `--resume` continues an interrupted run after its last finished
-epoch.
+val/CLASS/*.jpg. `--resume` continues an interrupted run after its last
+checkpoint.
 """
 
 import functools

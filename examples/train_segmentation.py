@@ -12,7 +12,7 @@ pixels, on a TFDS set of images with masks:
         --output_dir=runs/rsrefinenet101
 
 On your own images, `--dataset` is a folder with train/images, train/masks, val/images
-and val/masks. `--resume` continues an interrupted run after its last finished epoch.
+and val/masks. `--resume` continues an interrupted run after its last checkpoint.
 """
 
 import functools

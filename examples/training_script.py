@@ -233,7 +233,7 @@ def run(script: Script) -> None:
 def save_model(model: keras.Model) -> None:
     """Writes the trained network to `model.keras`."""
     with atomic_path(path_of("model.keras")) as temporary:
-        model.save(temporary)
+        training.call_outside_scope(lambda: model.save(temporary))
 
 
 def load_model() -> keras.Model:
@@ -527,11 +527,14 @@ def start_or_resume(
     """Builds and compiles the network, or loads the last checkpoint."""
     steps = source.steps_per_epoch(FLAGS.batch_size)
     state = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
+    # A worker may see a folder on a network late.
+    training.check_workers_agree({"the checkpoint": state and state.resume_text})
     if not state:
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
         return training.TrainingState(model)
-    print(f"Resuming {state.resume_text}.")
+    if training.is_chief():
+        print(f"Resuming {state.resume_text}.")
     model = state.model
     if state.epoch < recipe.epochs:
         extend_schedule(model, recipe, steps)
@@ -592,7 +595,7 @@ def train(
         classification_batches, crop_per_resolution=script.crop_per_resolution
     )
     epoch, step = state.data_position(steps)
-    position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
+    position = {"initial_epoch": epoch, "initial_step": step}
     batches = training.distribute(
         lambda shard: make_batches(sources.train, model, shard=shard, **position),
         FLAGS.batch_size,
@@ -612,11 +615,12 @@ def train(
             FLAGS.batch_size,
         )
     training.run_on_chief(lambda: save_flags(recipe))
-    print(
-        f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
-        "epoch. The first step also compiles the training graph, which can take "
-        "a minute."
-    )
+    if training.is_chief():
+        print(
+            f"{model.name}: {model.count_params():,} parameters, {steps} steps per "
+            "epoch. The first step also compiles the training graph, which can take "
+            "a minute."
+        )
     checkpoint = training.Checkpoint(
         path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
     )

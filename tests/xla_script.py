@@ -26,18 +26,18 @@ from keras_resadapt import backbones, tasks, training
 RESOLUTIONS = (32, 16)
 
 
-def make_rsnet(task=5):
+def make_rsnet(task=5, resolutions=RESOLUTIONS):
     backbone = backbones.ResNet((1, 1), (8, 16), stem="small", name="backbone")
-    return keras_resadapt.RSNet(backbone, task, RESOLUTIONS)
+    return keras_resadapt.RSNet(backbone, task, resolutions)
 
 
 def make_segmentation():
     decoder = dict(decoder="light_weight_refinenet", channels=8, dropout=0)
-    return make_rsnet(tasks.Segmentation(3, **decoder))
+    return make_rsnet(tasks.Segmentation(3, **decoder), (32,))
 
 
 def make_msnet():
-    backbone = backbones.ResNet((1, 1), (8, 16), stem="small", name="backbone")
+    backbone = backbones.ResNet((1,), (8,), stem="small", name="backbone")
     return keras_resadapt.MSNet(backbone, 5, RESOLUTIONS)
 
 
@@ -70,7 +70,7 @@ def make_msdnet():
 
 def make_mutual(task=5, backbone=None, **kwargs):
     if backbone is None:
-        backbone = backbones.MobileNetV1((1, 1), (32, 64), activation="relu6")
+        backbone = backbones.MobileNetV1((1,), (64,), activation="relu6")
     kwargs = {"resolutions": RESOLUTIONS, "num_random_widths": 1, "seed": 5} | kwargs
     return keras_resadapt.MutualNet(backbone, task, **kwargs)
 

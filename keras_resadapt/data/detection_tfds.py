@@ -51,22 +51,37 @@ def tfds_detection_source(
     features = builder.info.features
     has_masks = "segmentation" in features["objects"].feature
 
+    kept = [
+        key
+        for key in ("bbox", "label", "is_crowd", "area", "segmentation")
+        if key in features["objects"].feature
+    ]
+
     def record(place, example):
-        objects = {
-            "image_id": tf.cast(example.get("image/id", place), tf.int64),
-            **{
-                key: example["objects"][key]
-                for key in ("bbox", "label", "is_crowd", "area", "segmentation")
-                if key in example["objects"]
-            },
-        }
+        # One string per feature: records are batched, and the number of objects varies
+        image_id = tf.cast(example.get("image/id", place), tf.int64)
+        columns = [image_id, *(example["objects"][key] for key in kept)]
+        objects = tf.stack([tf.io.serialize_tensor(column) for column in columns])
         return example["image"], objects, example["tfds_id"]
+
+    types = {key: features["objects"].feature[key].tf_dtype for key in kept}
+
+    def read_objects(serialized, size):
+        image_id = tf.ensure_shape(tf.io.parse_tensor(serialized[0], tf.int64), [])
+        objects = {
+            key: tf.ensure_shape(
+                tf.io.parse_tensor(serialized[place], types[key]),
+                [None, 4] if key == "bbox" else [None],
+            )
+            for place, key in enumerate(kept, 1)
+        }
+        return {"image_id": image_id, **_to_pixels(objects, size)}
 
     return DetectionSource(
         name=f"{dataset}/{split}",
         records=records.enumerate().map(record, num_parallel_calls=tf.data.AUTOTUNE),
         read=tf.identity,
-        read_objects=_read_objects,
+        read_objects=read_objects,
         has_masks=has_masks,
         class_names=tuple(features["objects"].feature["label"].names),
         num_examples=split_info.num_examples,
@@ -91,14 +106,13 @@ def has_objects(info) -> bool:
     )
 
 
-def _read_objects(objects, size):
-    """The graph function `read_objects` of the source."""
+def _to_pixels(objects, size):
+    """Returns the objects in the form of `DetectionSource.read_objects`."""
     height, width = tf.unstack(tf.cast(size, tf.float32))
     y1, x1, y2, x2 = tf.unstack(objects["bbox"], axis=1)
     boxes = tf.stack([x1 * width, y1 * height, x2 * width, y2 * height], axis=1)
     box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     result = {
-        "image_id": objects["image_id"],
         "boxes": boxes,
         "classes": tf.cast(objects["label"], tf.int32),
         "crowd": objects.get("is_crowd", tf.zeros_like(x1, tf.bool)),

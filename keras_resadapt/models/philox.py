@@ -33,8 +33,8 @@ def stateless_uniform(count: int, seed: int, step: Any, dtype: str) -> Any:
     *key, low, high = _philox([*seeds, zero], [_uint32(k) for k in _SEED_KEY])
     blocks = ops.cast(ops.arange((count + 1) // 2, dtype="int32"), "uint32")
     same = ops.zeros_like(blocks)
-    words = _philox([blocks, same, same + low, same + high], key)
-    pairs = [_unit_interval(*words[i : i + 2], dtype) for i in (0, 2)]
+    a, b, c, d = _philox([blocks, same, same + low, same + high], key)
+    pairs = [_unit_interval(a, b, dtype), _unit_interval(c, d, dtype)]
     return ops.reshape(ops.stack(pairs, axis=1), (-1,))[:count]
 
 

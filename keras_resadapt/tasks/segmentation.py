@@ -194,8 +194,10 @@ class Segmentation(Task):
         import tensorflow as tf
 
         dtype = tf.uint8 if self.num_classes <= 256 else tf.int32
+        # On a CPU, about three times as fast as `tf.argmax`
+        classes = tf.math.top_k(outputs, 1).indices[..., 0]
         return {
-            "classes": tf.cast(tf.argmax(outputs, -1, tf.int32), dtype),
+            "classes": tf.cast(classes, dtype),
             "probabilities": tf.nn.softmax(outputs),
         }
 

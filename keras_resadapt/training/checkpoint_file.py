@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_resadapt.files import atomic_path
+from keras_resadapt.training.outside_scope import call_outside_scope
 
 Position = tuple[int, int]
 
@@ -107,7 +108,7 @@ def save_checkpoint(
     """
     try:
         with atomic_path(path) as temporary:
-            model.save(temporary)
+            call_outside_scope(lambda: model.save(temporary))
             seeds = [np.array(variable) for variable in _seed_variables(model)]
             arrays = {f"metric_{i}": values for i, values in enumerate(metrics)}
             arrays |= {f"seed_{i}": values for i, values in enumerate(seeds)}
@@ -174,10 +175,11 @@ def _load_state(path: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
             return [], []
         content = io.BytesIO(archive.read(_STATE))
     with np.load(content, allow_pickle=False) as arrays:
-        return tuple(
+        metrics, seeds = (
             [arrays[name] for name in arrays.files if name.startswith(kind)]
             for kind in ("metric_", "seed_")
         )
+        return metrics, seeds
 
 
 def _damage(path: str, step: int) -> str | None:

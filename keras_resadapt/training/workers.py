@@ -4,6 +4,7 @@ Without several workers, this process is the chief, and the functions return wha
 it alone contributes.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -226,7 +227,10 @@ def _listdir(folder) -> list[str]:
 def run_on_chief(function: Callable[[], Any]) -> Any:
     """Runs a function on the chief while the others wait.
 
-    All workers must call it. An error of the chief ends the others as well.
+    All workers must call it. An error of the chief ends the others as well. With
+    several workers, the function runs in a thread of its own, outside the scope of the
+    strategy: a variable that the chief alone creates there, as Keras does while it
+    saves a model, would wait for the others.
 
     Args:
         function: Takes no arguments.
@@ -242,10 +246,10 @@ def run_on_chief(function: Callable[[], Any]) -> Any:
         return function()
     error = result = None
     if is_chief():
-        try:
-            result = function()
-        except Exception as raised:
-            error = raised
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            future = thread.submit(function)
+        error = future.exception()
+        result = None if error else future.result()
     message = gather_from_workers(error and (str(error) or repr(error)))[0]
     if error is not None:
         raise error
