@@ -165,8 +165,8 @@ class Script:
         make_training_batches: Makes the training batches from a source, the network,
             and the epoch and the step of the first batch (`initial_epoch` and
             `initial_step`); by default those of classification.
-        make_evaluation_batches: Makes the batches of a source for the network; by
-            default those of classification.
+        make_evaluation_batches: Makes the batches of a source for the network and the
+            `shard` of a worker; by default those of classification.
         task_defaults: Whether to train with the loss and the metrics of the network's
             task, instead of those of classification.
     """
@@ -307,15 +307,6 @@ def check_data_of_workers(sources: Sources) -> None:
 def digest_of(names: Sequence[str]) -> str:
     """Returns a short digest of a list of names."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
-
-
-def share_of_worker(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns batches of which each worker takes its share, whatever their files."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
-    return batches.with_options(options)
 
 
 # === The output folder ===
@@ -506,6 +497,22 @@ def evaluation_batches(source: data.ImageSource, model: keras.Model) -> tf.data.
     )
 
 
+def validation_batches(
+    source: data.ImageSource, model: keras.Model, **kwargs
+) -> tf.data.Dataset:
+    """Returns the images of a source on which `fit` validates a classifier.
+
+    Args:
+        source: The validation images.
+        model: The network.
+        **kwargs: Further arguments of `data.evaluation_batches`.
+    """
+    sizes = shared_flags.resolutions_of(model)
+    if not isinstance(model, RSNet) and not isinstance(sizes, int):
+        sizes = sizes[0]
+    return shared_flags.evaluation_batches(source, FLAGS.batch_size, sizes, **kwargs)
+
+
 # === Training ===
 
 
@@ -600,20 +607,11 @@ def train(
         lambda shard: make_batches(sources.train, model, shard=shard, **position),
         FLAGS.batch_size,
     )
-    if script.make_evaluation_batches is not None:
-        validation = script.make_evaluation_batches(sources.validation, model)
-        if training.num_workers() > 1:
-            validation = share_of_worker(validation)
-    else:
-        sizes = shared_flags.resolutions_of(model)
-        if not isinstance(model, RSNet) and not isinstance(sizes, int):
-            sizes = sizes[0]
-        validation = training.distribute(
-            lambda shard: shared_flags.evaluation_batches(
-                sources.validation, FLAGS.batch_size, sizes, shard=shard
-            ),
-            FLAGS.batch_size,
-        )
+    evaluate_on = script.make_evaluation_batches or validation_batches
+    validation = training.distribute(
+        lambda shard: evaluate_on(sources.validation, model, shard=shard),
+        FLAGS.batch_size,
+    )
     training.run_on_chief(lambda: save_flags(recipe))
     if training.is_chief():
         print(
