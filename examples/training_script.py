@@ -225,7 +225,8 @@ def run(script: Script) -> None:
         if sources.train.class_names:
             names = path_of("class_names.txt")
             data.write_class_names(names, sources.train.class_names)
-        if not isinstance(sources.validation, data.SegmentationSource):
+        kinds = (data.SegmentationSource, data.DetectionSource)
+        if not isinstance(sources.validation, kinds):
             save_samples(sources.validation, path_of("samples"))
         print_summary(sources)
 

@@ -17,6 +17,11 @@ class DetectionScorer(CocoMetric):
         num_classes, masks: As for `CocoMetric`.
     """
 
+    @property
+    def headline(self) -> str:
+        """The name of the score by which operating points are compared."""
+        return "mask_ap" if self.masks else "box_ap"
+
     def update_state(
         self, targets: Mapping[str, Any], detections: Mapping[str, Any]
     ) -> None:

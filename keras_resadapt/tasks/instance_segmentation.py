@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resadapt.boxes import DetectionSettings, paste_masks
+from keras_resadapt.boxes import DetectionSettings
 from keras_resadapt.heads.mask_rcnn import MaskRCNN
 from keras_resadapt.layers import resize_bilinear
 from keras_resadapt.layers.arguments import as_int

@@ -223,7 +223,8 @@ class Task:
         """Returns an object that scores whole data sets outside of graphs.
 
         It has the methods `update_state(targets, outputs)` for a batch and
-        `result()`, a dict of numbers. `Network.evaluate` then computes its scores
+        `result()`, a dict of numbers in which that of `headline` compares operating
+        points. `Network.evaluate` then computes its scores
         instead of the loss and the metrics. None for a task with metrics in graphs.
         """
         return None

@@ -77,7 +77,7 @@ def calibrate_batch_norm(
     averages = [_Average() for _ in points]
     for images in first_images(data, num_images, verbose):
         for point, average in zip(points, averages):
-            view = ops.convert_to_tensor(view_at_point(model, images, point))
+            view = ops.convert_to_tensor(_view(model, images, point))
             average.add(collect(view, point), len(view))
     if hasattr(model, "add_statistics"):
         model.add_statistics(points)
@@ -86,6 +86,13 @@ def calibrate_batch_norm(
         for norm, statistics in zip(norms, average.value, strict=True):
             for variable, value in zip(point.statistics(norm), statistics):
                 variable.assign(value)
+
+
+def _view(model, images, point):
+    """Returns the images of a batch at a point."""
+    if model.task.padded:
+        return model.view_at(images, None, point)[0]
+    return view_at_point(model, images, point)
 
 
 class _Collector:
