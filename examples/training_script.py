@@ -64,6 +64,13 @@ flags.DEFINE_bool(
 # === Data ===
 flags.DEFINE_bool("download", False, "Download a TFDS data set that is missing.")
 flags.DEFINE_bool("cache", False, "Keep the encoded images in memory.")
+flags.DEFINE_string(
+    "data_service",
+    None,
+    "grpc://HOST:PORT of the dispatcher of a tf.data service, whose workers make the "
+    "training batches. Their order differs in every run, and a lost worker of the "
+    "service takes the rest of its batches with it.",
+)
 flags.DEFINE_enum("crop", "random_resized", ["random_resized", "pad"], "Training crop.")
 flags.DEFINE_float(
     "min_area",
@@ -123,7 +130,7 @@ flags.DEFINE_enum(
 RESUMABLE = {
     *("output_dir", "resume", "checkpoint_every", "tensorboard", "strategy"),
     "jit_compile",
-    *("deterministic", "download", "cache", "data_dir", "epochs"),
+    *("deterministic", "download", "cache", "data_dir", "data_service", "epochs"),
     "worker_timeout",
 }
 
@@ -191,6 +198,11 @@ def run(script: Script) -> None:
             run that is resumed.
     """
     recipe = change(script.recipe)
+    if FLAGS.deterministic and FLAGS.data_service is not None:
+        raise app.UsageError(
+            "--deterministic does not apply with --data_service, whose order differs "
+            "in every run."
+        )
     if FLAGS.deterministic:
         training.enable_determinism()
     # Several workers connect before TensorFlow runs an operation.
@@ -604,10 +616,14 @@ def train(
     )
     epoch, step = state.data_position(steps)
     position = {"initial_epoch": epoch, "initial_step": step}
-    batches = training.distribute(
-        lambda shard: make_batches(sources.train, model, shard=shard, **position),
-        FLAGS.batch_size,
-    )
+
+    def shard_of_batches(shard):
+        batches = make_batches(sources.train, model, shard=shard, **position)
+        if FLAGS.data_service is None:
+            return batches
+        return data.through_service(batches, FLAGS.data_service)
+
+    batches = training.distribute(shard_of_batches, FLAGS.batch_size)
     evaluate_on = script.make_evaluation_batches or validation_batches
     validation = training.distribute(
         lambda shard: evaluate_on(sources.validation, model, shard=shard),
