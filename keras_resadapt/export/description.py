@@ -24,7 +24,9 @@ def describe(
         "num_classes": model.num_classes,
         "class_names": class_names,
         "preprocessing": model.preprocessing.mode,
-        "crop_fraction": decoding and decoding.crop_fraction,
+        "crop_fraction": (
+            None if decoding is None or model.task.padded else decoding.crop_fraction
+        ),
         "max_pixels": decoding and decoding.max_pixels,
         "operating_points": [
             _describe_point(row, model, signatures) for row in model.profile(points)

@@ -76,6 +76,11 @@ def export_litert(
     check_network(model)
     path = check_path(path)
     points = check_points(points, model, unique=True)
+    if model.task.padded:
+        raise ValueError(
+            "LiteRT has no operations for detection: use `export_saved_model`. "
+            f"Received: a network with the task {type(model.task).__name__}"
+        )
     scheme = model.scheme
     _check_numbers(model, scheme)
     _check_exits(model, points)

@@ -8,6 +8,7 @@ from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.checks import check_network, check_points
 from keras_resadapt.export.checks import check_class_names, check_path
 from keras_resadapt.export.description import describe
+from keras_resadapt.export.detection_signatures import detection_signatures
 from keras_resadapt.export.encoded_signatures import Decoding, add_encoded_signatures
 from keras_resadapt.export.pixel_signatures import (
     adaptive_signatures,
@@ -39,6 +40,7 @@ def export_saved_model(
     warmup_batch_sizes: Sequence[int] = (1,),
     thresholds: Thresholds | Sequence[float] | None = None,
     freeze: bool = False,
+    full_masks: bool = False,
 ) -> dict:
     """Exports a network for TensorFlow Serving or any TensorFlow runtime.
 
@@ -78,7 +80,10 @@ def export_saved_model(
     outputs. A network with a class for each pixel returns the outputs of its task
     instead, at the size of the images; its `_encoded` signatures take images of any
     size and return `classes` at the size of each image (see
-    `export.whole_image_signatures`). One bad image makes the whole request fail,
+    `export.whole_image_signatures`). A network with detections returns a fixed number
+    of them and their `count`; both kinds of signatures take images of any size, and
+    those for encoded images return boxes in pixels of the original images (see
+    `export.detection_signatures`). One bad image makes the whole request fail,
     including all requests that the server put into the same batch.
 
     The folder also contains `assets.extra/tf_serving_warmup_requests`, which
@@ -113,7 +118,9 @@ def export_saved_model(
             distinct signature that takes pixels. TensorFlow then optimizes
             them once and not in every request. A small network has about a
             third of the latency at batch size 1, and the file grows with the
-            number of signatures.
+            number of signatures. Not for a network with detections.
+        full_masks: For a network with detections and masks: whether to return
+            `full_masks` too, masks at the size of the images.
 
     Returns:
         The content of `operating_points.json`.
@@ -135,13 +142,15 @@ def export_saved_model(
 
     os.makedirs(os.path.dirname(path), exist_ok=True)
     respond = functools.partial(model.task.response, class_names=class_names)
-    signatures = _build_signatures(model, points, thresholds, respond, freeze)
-    if decoding is not None and model.task.any_shape:
-        whole = whole_image_signatures(model, points, decoding)
-        whole = {**whole, _DEFAULT: whole[points[0].name]}
-        signatures |= {f"{name}_encoded": whole[name] for name in whole}
-    elif decoding is not None:
-        signatures = add_encoded_signatures(signatures, decoding)
+    _check_detection(model, freeze, full_masks)
+    if model.task.padded:
+        signatures = detection_signatures(model, points, respond, decoding, full_masks)
+        for suffix in ("", "_encoded") if encoded else ("",):
+            signatures[_DEFAULT + suffix] = signatures[points[0].name + suffix]
+    else:
+        signatures = _build_signatures(model, points, thresholds, respond, freeze)
+        if decoding is not None:
+            signatures = _with_encoded(model, points, signatures, decoding)
     description = describe(model, points, signatures, class_names, decoding, thresholds)
     # A server that watches the parent folder loads any version that appears
     # there, so that the folder must be complete from the start.
@@ -171,6 +180,28 @@ def _build_signatures(
         signatures |= adaptive_signatures(model, thresholds, respond, freeze)
         default = points[-1].name if thresholds is None else "adaptive_default"
     return {**signatures, _DEFAULT: signatures[default]}
+
+
+def _with_encoded(model, points, signatures, decoding) -> dict[str, Signature]:
+    """Adds the signatures that take encoded images."""
+    if not model.task.any_shape:
+        return add_encoded_signatures(signatures, decoding)
+    whole = whole_image_signatures(model, points, decoding)
+    whole = {**whole, _DEFAULT: whole[points[0].name]}
+    return {**signatures, **{f"{name}_encoded": whole[name] for name in whole}}
+
+
+def _check_detection(model, freeze: bool, full_masks: bool) -> None:
+    if full_masks and not getattr(model.task, "masks", False):
+        raise ValueError(
+            "`full_masks` must be False for a network without masks of objects. "
+            f"Received: full_masks={full_masks} for {model.task}"
+        )
+    if freeze and model.task.padded:
+        raise ValueError(
+            "`freeze` must be False for a network with detections, whose images have "
+            f"any size. Received: freeze={freeze}"
+        )
 
 
 def _served_name(path: str) -> str:

@@ -13,6 +13,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from keras_resadapt.checks import check_integer
 
 _FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_ANY_SIDE = 64  # of images of any size, in pixels
 _MAX_REQUESTS = 1000  # TensorFlow Serving rejects a model with more.
 
 
@@ -70,10 +71,11 @@ def _any_input(spec: tf.TensorSpec, rows: int):
         # No image is that confident, so that every exit runs.
         return tf.make_tensor_proto(1.0, dtype=spec.dtype, shape=spec.shape)
     if spec.dtype == tf.string:
-        gray = tf.fill((64, 64, 3), tf.constant(128, tf.uint8))
+        gray = tf.fill((_ANY_SIDE, _ANY_SIDE, 3), tf.constant(128, tf.uint8))
         return tf.make_tensor_proto([tf.io.encode_jpeg(gray).numpy()] * rows)
     # A single value with a shape is repeated, which keeps the record short.
-    return tf.make_tensor_proto(0.0, dtype=spec.dtype, shape=[rows, *spec.shape[1:]])
+    shape = [rows, *(side or _ANY_SIDE for side in spec.shape[1:])]
+    return tf.make_tensor_proto(0.0, dtype=spec.dtype, shape=shape)
 
 
 def replay_warmup(path: str | os.PathLike) -> list[str]:

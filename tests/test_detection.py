@@ -1,0 +1,404 @@
+"""Networks for detection and instance segmentation: training to export."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_resadapt
+from keras_resadapt import OperatingPoint, data, export, inference, tasks
+from keras_resadapt.boxes import paste_masks
+
+SETTINGS = {
+    "anchor_sizes": (12, 24, 48),
+    "rpn_candidates": (24, 20),
+    "rpn_proposals": (20, 16),
+    "rpn_samples": 16,
+    "box_samples": 16,
+    "score_threshold": 0.0,
+    "max_detections": 6,
+}
+SMALL = {
+    "backbone": "resnet18",
+    "resolutions": (64, 48),
+    "max_size": 64,
+    "depths": (1, 1),
+    "filters": (16, 16),
+    "channels": 8,
+    "units": 8,
+    "settings": SETTINGS,
+}
+TERMS = ("objectness", "rpn_box", "class", "box", "mask")
+SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def mutual(**kwargs):
+    keras.utils.set_random_seed(0)
+    options = {"width_range": (0.5, 1.0), "num_random_widths": 0, **SMALL, **kwargs}
+    return keras_resadapt.MutualMaskRCNN(8, **options)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return data.demo_detection_source("train", 6)
+
+
+def batches(source, **kwargs):
+    return data.detection_training_batches(
+        source, 2, 64, max_size=64, max_objects=4, seed=0, **kwargs
+    )
+
+
+def evaluation(source, resolutions=(64, 48)):
+    return data.detection_evaluation_batches(source, 2, resolutions, max_size=64)
+
+
+@pytest.fixture(scope="module")
+def trained(source):
+    """A MutualNet, and the history of its training."""
+    model = mutual()
+    model.compile(keras.optimizers.SGD(1e-3))
+    history = model.fit(
+        batches(source, scale_range=(0.5, 1.5)),
+        steps_per_epoch=2,
+        validation_data=evaluation(source, 64),
+        verbose=0,
+    )
+    return model, history.history
+
+
+def test_history_has_the_terms_of_the_loss(trained):
+    """And COCO's scores of the validation."""
+    model, history = trained
+    (full,) = model.operating_points
+    assert full.name == "r64_w100"
+    for term in TERMS:
+        (value,) = history[f"{term}_loss"]
+        assert np.isfinite(value)
+        assert history[f"{full.name}_{term}_loss"] == [value]
+    total = sum(history[f"{term}_loss"][0] for term in TERMS)
+    assert history["loss"][0] > total  # the narrow sub-network's loss is added
+    for kind in ("box", "mask"):
+        for score in SCORES:
+            assert f"val_{kind}_{score}" in history
+            assert f"val_{full.name}_{kind}_{score}" in history
+
+
+def test_costs(trained):
+    """Widths slice the backbone; the neck and the heads have all their channels."""
+    model, _ = trained
+    points = model.grid([1.0, 0.5])
+    rows = {row.point.name: row for row in model.profile(points)}
+    assert rows["r64_w100"].madds > rows["r64_w050"].madds > 0
+    assert rows["r64_w100"].madds > rows["r48_w100"].madds
+    # The box head counts once per proposal, the mask head once per detection.
+    box_head = 7 * 7 * 8 * 8 + 8 * 8 + 8 * 5 * 9
+    mask_head = 14 * 14 * (4 * 9 * 8 * 8 + 4 * 8 * 8) + 28 * 28 * 8 * 9
+    (rpn, _), heads = model.head.settings.rpn_proposals, 16 * box_head + 6 * mask_head
+    assert rpn == 20
+    assert heads < rows["r48_w050"].madds < 1.5 * heads
+
+
+def test_detections_are_in_pixels_of_the_images(trained):
+    """Of images of any sizes, alone, in a list and padded."""
+    model, _ = trained
+    rng = np.random.default_rng(0)
+    images = [
+        rng.uniform(0, 255, (*size, 3)) for size in ((90, 120), (40, 33), (1, 300))
+    ]
+    found = model.detect(images, "r64_w100")
+    assert found["boxes"].shape == (3, 6, 4)
+    assert found["masks"].shape == (3, 6, 28, 28)
+    for i, image in enumerate(images):
+        limits = np.array(image.shape[:2])[[1, 0, 1, 0]]
+        count = found["count"][i]
+        assert (found["boxes"][i] >= 0).all() and (found["boxes"][i] <= limits).all()
+        assert (found["classes"][i, :count] >= 0).all()
+        assert (found["classes"][i, count:] == -1).all()
+    assert found["count"].sum() > 0
+    alone = model.detect(images[1:2])
+    np.testing.assert_allclose(alone["scores"][0], found["scores"][1], atol=1e-4)
+    padded = np.zeros((2, 90, 120, 3))
+    for place, image in zip(padded, images):
+        place[: image.shape[0], : image.shape[1]] = image
+    again = model.detect(padded, sizes=[(90, 120), (40, 33)])
+    np.testing.assert_allclose(again["boxes"], found["boxes"][:2], atol=0.1)
+
+
+def test_prediction_takes_canvases(trained):
+    """Of any shape; the boxes are in pixels of the canvas."""
+    model, _ = trained
+    images = np.random.default_rng(0).uniform(0, 255, (3, 50, 70, 3))
+    found = model.predict(images, verbose=0)
+    assert found["boxes"].shape == (3, 6, 4)
+    assert (found["boxes"] <= [70, 50, 70, 50]).all()
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        ([], "at least one image"),
+        (np.zeros((1, 8, 8, 4)), "shape \\(height, width, 3\\)"),
+        (np.full((1, 8, 8, 3), np.nan), "finite"),
+    ],
+)
+def test_images_without_detections(trained, images, message):
+    with pytest.raises(ValueError, match=message):
+        trained[0].detect(images)
+
+
+def test_tasks_without_detections():
+    model = keras_resadapt.RSNet18(2, (32,), depths=(1, 1, 1, 1), filters=(4, 4, 4, 4))
+    with pytest.raises(ValueError, match="has no detections"):
+        model.detect(np.zeros((1, 32, 32, 3)))
+    with pytest.raises(ValueError, match="has no scores of points"):
+        model.score_points([])
+
+
+def test_targets_are_scaled_with_the_images():
+    task = tasks.InstanceSegmentation(2)
+    targets = {
+        "boxes": np.array([[[8.0, 4.0, 40.0, 20.0]]]),
+        "size": np.array([[24, 47]]),
+        "masks": np.ones((1, 1, 32, 64), "uint8"),
+    }
+    scaled = task.scale_targets(targets, (32, 64), (16, 48))
+    np.testing.assert_allclose(scaled["boxes"], [[[6, 2, 30, 10]]])
+    np.testing.assert_array_equal(scaled["size"], [[12, 35]])
+    assert scaled["masks"] is targets["masks"]
+
+
+def test_masks_are_padded_with_the_images():
+    """To the same share of their size."""
+    task = tasks.InstanceSegmentation(2)
+    targets = {"boxes": np.zeros((1, 1, 4)), "masks": np.ones((1, 1, 60, 60), "uint8")}
+    images = np.zeros((1, 48, 30, 3), "float32")
+    inputs = task.head_inputs(images, 32, targets, True)
+    assert inputs["image_size"] == (64, 32)
+    np.testing.assert_array_equal(inputs["sizes"], [[48, 30]])
+    masks = np.array(inputs["targets"]["masks"])
+    assert masks.shape == (1, 1, 80, 64)
+    assert masks.sum() == 60 * 60
+    assert task.pad(images, 32).shape == (1, 64, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "targets, message",
+    [
+        (np.zeros(2), "must be a dict with the keys"),
+        ({"boxes": np.zeros((1, 2, 4))}, "must be a dict with the keys"),
+        (
+            {
+                "boxes": np.zeros((1, 2, 4)),
+                "classes": np.zeros((1, 2)),
+                "count": np.zeros(1),
+                "masks": tf.constant([["a", "b"]]),
+            },
+            "`masks` of the targets must be numbers with 4 dimensions",
+        ),
+    ],
+)
+def test_targets_of_another_form(targets, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.InstanceSegmentation(2).check_targets(targets)
+
+
+def test_arguments():
+    task = tasks.InstanceSegmentation(3, masks=False, nms_iou=0.4)
+    assert task == tasks.InstanceSegmentation.from_config(task.get_config())
+    assert task.image_size(600) == (600, 1000)
+    with pytest.raises(ValueError, match="`aspect` must be at least 1"):
+        tasks.InstanceSegmentation(3, aspect=0.5)
+    with pytest.raises(TypeError, match="nms"):
+        tasks.InstanceSegmentation(3, nms=0.4)
+    with pytest.raises(ValueError, match="`metrics` must be None"):
+        task.make_metrics(["accuracy"])
+    with pytest.raises(ValueError, match="`loss` must be None"):
+        task.make_loss("mse")
+    with pytest.raises(ValueError, match="`max_size` must be at least"):
+        mutual(max_size=32)
+    with pytest.raises(ValueError, match="`backbone` must be one of"):
+        mutual(backbone="vgg")
+
+
+def test_perfect_detections_have_scores_of_one(source):
+    """Boxes and masks are scaled from the canvas to the original image."""
+    scorer = tasks.InstanceSegmentation(8).make_scorer()
+    for _, targets in evaluation(source, 48):
+        scorer.update_state(targets, perfect_detections(targets))
+    scores = scorer.result()
+    assert scores["box_ap"] == pytest.approx(1.0)
+    assert scores["mask_ap50"] == pytest.approx(1.0)
+
+
+def perfect_detections(targets):
+    """The objects of a batch, as the head returns them for the resized images."""
+    from pycocotools import mask
+
+    boxes = targets["boxes"].numpy()
+    scale = (targets["size"] / targets["original_size"]).numpy()
+    found = {
+        "boxes": boxes * np.tile(scale[:, ::-1], 2)[:, None],
+        "classes": targets["classes"].numpy(),
+        "scores": np.ones(boxes.shape[:2]),
+        "count": targets["count"].numpy(),
+        "masks": np.zeros((*boxes.shape[:2], 28, 28), "float32"),
+    }
+    for i, count in enumerate(found["count"]):
+        size = targets["original_size"][i].numpy().tolist()
+        for j in range(count):
+            counts = targets["masks"][i, j].numpy()
+            pixels = mask.decode({"size": size, "counts": counts})
+            x1, y1, x2, y2 = boxes[i, j]
+            crop = tf.image.crop_and_resize(
+                pixels[None, ..., None].astype("float32"),
+                [
+                    [y1 / (size[0] - 1), x1 / (size[1] - 1)]
+                    + [(y2 - 1) / (size[0] - 1), (x2 - 1) / (size[1] - 1)]
+                ],
+                [0],
+                (28, 28),
+            )
+            found["masks"][i, j] = 20 * (crop.numpy()[0, ..., 0] - 0.5)
+    return found
+
+
+# === All the uses of a network ===
+
+
+@pytest.fixture(scope="module")
+def calibrated(trained, source):
+    model, _ = trained
+    points = [OperatingPoint(48, 0.5)]
+    inference.calibrate_batch_norm(model, batches(source), points, 4, verbose=False)
+    return model
+
+
+@pytest.mark.slow
+def test_evaluation_of_calibrated_points(calibrated, source):
+    """Images of every resolution, or of the largest, which are resized."""
+    results = calibrated.evaluate(evaluation(source), verbose=0, return_dict=True)
+    for name in ("", "r64_w100_", "r48_w050_"):
+        for kind in ("box", "mask"):
+            assert 0 <= results[f"{name}{kind}_ap"] <= 1
+    again = calibrated.evaluate(evaluation(source, 64), verbose=0, return_dict=True)
+    assert again["r64_w100_box_ap"] == results["r64_w100_box_ap"]
+
+
+@pytest.mark.slow
+def test_query_table(calibrated, source, tmp_path):
+    path = tmp_path / "table.json"
+    table = inference.QueryTable.measure(
+        calibrated, evaluation(source), [0.5], [48], repeats=1, path=path, verbose=False
+    )
+    (row,) = table.rows
+    assert row.accuracy == row.scores["mask_ap"]
+    assert set(row.scores) <= {f"{k}_{s}" for k in ("box", "mask") for s in SCORES}
+    assert inference.QueryTable.load(path, calibrated) == table
+
+
+@pytest.mark.slow
+def test_saving(calibrated, tmp_path):
+    calibrated.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3))
+    for name, value in calibrated.detect(images, "r48_w050").items():
+        np.testing.assert_allclose(
+            loaded.detect(images, "r48_w050")[name], value, atol=1e-4
+        )
+    assert loaded.task == calibrated.task
+    assert isinstance(loaded.task_loss, tasks.DetectionLoss)
+
+
+@pytest.mark.slow
+def test_saved_model(calibrated, tmp_path):
+    """Signatures for images of any size, encoded or not, in one batch."""
+    names = [f"class {i}" for i in range(8)]
+    path = tmp_path / "export"
+    export.export_saved_model(
+        calibrated,
+        path,
+        names,
+        points=[OperatingPoint(48, 0.5)],
+        full_masks=True,
+    )
+    signatures = tf.saved_model.load(str(path)).signatures
+    assert set(signatures) == {
+        *("r48_w050", "r48_w050_encoded", "serving_default"),
+        "serving_default_encoded",
+    }
+    rng = np.random.default_rng(0)
+    images = [
+        rng.integers(0, 255, (*size, 3)).astype("uint8")
+        for size in ((90, 120), (40, 33))
+    ]
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    found = signatures["r48_w050_encoded"](images=tf.constant(files))
+    expected = calibrated.detect(images, "r48_w050")
+    np.testing.assert_array_equal(found["sizes"], [[90, 120], [40, 33]])
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-3)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.2)
+    count = int(found["count"][0])
+    label = int(expected["classes"][0, 0])
+    assert found["classes"][0, 0].numpy().decode() == names[label]
+    assert found["full_masks"].shape == (2, 6, 90, 120)
+    pasted = paste_masks(
+        tf.sigmoid(found["masks"][0, :count]), found["boxes"][0, :count], (90, 120)
+    )
+    np.testing.assert_array_equal(
+        found["full_masks"][0, :count], np.array(pasted) >= 0.5
+    )
+    assert signatures["r48_w050_encoded"](images=tf.constant([], tf.string))[
+        "boxes"
+    ].shape == (0, 6, 4)
+    pixels = signatures["r48_w050"](images=tf.zeros((3, 50, 70, 3)))
+    assert pixels["boxes"].shape == (3, 6, 4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="finite"):
+        signatures["r48_w050"](images=tf.fill((1, 32, 32, 3), np.nan))
+    assert export.replay_warmup(path)
+
+
+def test_exports_that_cannot_work(trained, tmp_path):
+    model, _ = trained
+    with pytest.raises(ValueError, match="`freeze` must be False"):
+        export.export_saved_model(model, tmp_path / "a", freeze=True)
+    with pytest.raises(ValueError, match="LiteRT has no operations"):
+        export.export_litert(model, tmp_path / "a.tflite")
+    with pytest.raises(ValueError, match="`full_masks` must be False"):
+        export.export_saved_model(mutual(masks=False), tmp_path / "a", full_masks=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_float16", "float32"])
+def test_rsnet_trains_at_all_resolutions(source, policy):
+    """With private BatchNormalization, and frozen in one case."""
+    frozen = policy == "float32"
+    keras.utils.set_random_seed(0)
+    model = keras_resadapt.RSMaskRCNN(
+        8, **{**SMALL, "masks": not frozen}, dtype=policy, frozen_bn=frozen
+    )
+    model.compile(keras.optimizers.SGD(1e-3))
+    before = [np.array(v) for v in model.backbone.variables if "bn" in v.path]
+    history = model.fit(batches(source), steps_per_epoch=2, verbose=0).history
+    terms = TERMS[:4] if frozen else TERMS
+    for term in terms:
+        assert np.isfinite(history[f"r48_{term}_loss"][0])
+        assert history[f"{term}_loss"] == history[f"r64_{term}_loss"]
+    total = sum(history[f"r{r}_{term}_loss"][0] for term in terms for r in (64, 48))
+    assert history["loss"][0] == pytest.approx(total, rel=1e-2)
+    after = [np.array(v) for v in model.backbone.variables if "bn" in v.path]
+    assert before and frozen == all(map(np.array_equal, before, after))
+    scores = model.evaluate(evaluation(source), verbose=0, return_dict=True)
+    assert {"box_ap", "r64_box_ap", "r48_box_ap"} <= set(scores)
+
+
+@pytest.mark.slow
+def test_replicas(source):
+    """Each replica divides by its own samples, and the gradients are averaged."""
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")][:2]
+    strategy = tf.distribute.MirroredStrategy(devices)
+    with strategy.scope():
+        model = mutual()
+        model.compile(keras.optimizers.SGD(1e-3))
+    history = model.fit(batches(source), steps_per_epoch=2, verbose=0).history
+    assert np.isfinite(history["mask_loss"][0])
