@@ -67,7 +67,7 @@ class Detector:
 
     def __init__(self):
         self.backbone = backbones.ResNet(
-            (3, 4, 6, 3), FLAGS.filters, bottleneck=True, name="backbone"
+            (3, 4, 6, 3), FLAGS.filters, bottleneck=True, zero_init_residual=True
         )
         self.head = heads.MaskRCNN(
             FLAGS.num_classes,
@@ -77,6 +77,8 @@ class Detector:
             name="head",
         )
         self.call(np.zeros((1, 64, 64, 3), "float32"))
+        # As in the other contestant, proposals are anchors: equally many in both.
+        self.head.rpn.deltas.kernel.assign(self.head.rpn.deltas.kernel * 0)
 
     @property
     def variables(self):

@@ -28,6 +28,9 @@ def make_backbone(filters, channels):
     for i, (width, depth) in enumerate(zip(filters, (3, 4, 6, 3)), 1):
         stage = body._make_layer(resnet.Bottleneck, width, depth, 1 if i == 1 else 2)
         setattr(body, f"layer{i}", stage)
+    for module in body.modules():
+        if isinstance(module, resnet.Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
     return BackboneWithFPN(
         body,
         {f"layer{i}": str(i - 1) for i in range(1, 5)},
@@ -40,11 +43,14 @@ def make_backbone(filters, channels):
 def make_network(filters, channels, units, num_classes, size):
     """Returns a Mask R-CNN for square images of one size."""
     outputs = num_classes + 1
+    rpn_head = rpn.RPNHead(channels, 3)
+    # Proposals are anchors: equally many in both contestants.
+    nn.init.zeros_(rpn_head.bbox_pred.weight)
     return MaskRCNN(
         make_backbone(filters, channels),
         min_size=size,
         max_size=size,
-        rpn_head=rpn.RPNHead(channels, 3),
+        rpn_head=rpn_head,
         box_head=faster_rcnn.TwoMLPHead(channels * 7**2, units),
         box_predictor=faster_rcnn.FastRCNNPredictor(units, outputs),
         mask_head=mask_rcnn.MaskRCNNHeads(channels, (channels,) * 4, 1),

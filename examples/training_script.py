@@ -225,7 +225,8 @@ def run(script: Script) -> None:
         if sources.train.class_names:
             names = path_of("class_names.txt")
             data.write_class_names(names, sources.train.class_names)
-        if not isinstance(sources.validation, data.SegmentationSource):
+        kinds = (data.SegmentationSource, data.DetectionSource)
+        if not isinstance(sources.validation, kinds):
             save_samples(sources.validation, path_of("samples"))
         print_summary(sources)
 
@@ -595,7 +596,7 @@ def train(
         classification_batches, crop_per_resolution=script.crop_per_resolution
     )
     epoch, step = state.data_position(steps)
-    position = {"initial_epoch": epoch, **({"initial_step": step} if step else {})}
+    position = {"initial_epoch": epoch, "initial_step": step}
     batches = training.distribute(
         lambda shard: make_batches(sources.train, model, shard=shard, **position),
         FLAGS.batch_size,

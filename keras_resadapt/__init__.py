@@ -19,6 +19,7 @@ from keras_resadapt import (
     tasks,
     training,  # loading a trained model needs its SGD
 )
+from keras_resadapt.models.mask_rcnn import MutualMaskRCNN, RSMaskRCNN
 from keras_resadapt.models.msdnet import (
     MSDNet,
     MSDNetCIFAR,

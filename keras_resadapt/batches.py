@@ -185,6 +185,33 @@ def check_finite(images, name: str) -> None:
         )
 
 
+def view_at_point(model, images, point):
+    """Returns the images of a batch at an operating point, in their own shape.
+
+    Args:
+        model: A network.
+        images: Tensor of shape (batch, height, width, 3) at the largest resolution,
+            or a tuple with one tensor per resolution. Images that are not square are
+            scaled as in `fit`, where the task permits any shape.
+        point: The operating point.
+
+    Raises:
+        ValueError: If the images do not fit the point.
+    """
+    views = _views(images)
+    height, width = views[0].shape[1:3]
+    resolution = model.resolution_of(point)
+    if height == width or not model.task.any_shape:
+        return images_at(images, resolution)
+    if len(views) == len(model.resolutions):
+        view = views[model.resolutions.index(resolution)]
+    else:
+        largest = ops.cast(views[0], "float32")
+        view = resize_bilinear(largest, model.scaled_size(largest, resolution))
+    model.check_size(view, point)
+    return view
+
+
 def images_at(images, resolution: int, any_shape: bool = False):
     """Returns the images of a batch at one resolution.
 

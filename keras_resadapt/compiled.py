@@ -30,3 +30,32 @@ def compile_function(function: Callable, *shapes: tuple[int | None, ...]) -> Cal
     return compiled.get_concrete_function(
         *(tf.TensorSpec(shape, tf.float32) for shape in shapes)
     )
+
+
+def compile_any_size(function: Callable) -> Callable:
+    """Compiles a function of nested tensors for any batch size, height and width.
+
+    Args:
+        function: The function. On TensorFlow, it is traced once: all sizes but those
+            of the last axis are unknown.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    compiled = tf.function(function, autograph=False)
+    traced = []
+
+    def run(*inputs):
+        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+        if not traced:
+            specs = keras.tree.map_structure(
+                lambda x: tf.TensorSpec([None] * (x.ndim - 1) + [x.shape[-1]], x.dtype),
+                inputs,
+            )
+            traced.append(compiled.get_concrete_function(*specs))
+        return traced[0](*inputs)
+
+    return run

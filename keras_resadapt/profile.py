@@ -76,7 +76,7 @@ def channels_of_norms(
         (layer, outputs[-1])
         for layer, _, outputs in _record(
             lambda images, point: model(images, point=point, training=True),
-            (model.resolution_of(point),) * 2 + (3,),
+            (*model.image_size_of(point), 3),
             point,
         )
         if _is_norm(layer)
@@ -125,9 +125,10 @@ def _sum_madds(calls) -> int:
 
 
 def _sum_params(calls) -> int:
+    # A layer that runs on several levels of a pyramid counts once.
     return sum(
         {
-            (id(layer), inputs, outputs): _params(layer, inputs, outputs)
+            (id(layer), inputs[-1], outputs[-1]): _params(layer, inputs, outputs)
             for layer, inputs, outputs in calls
         }.values()
     )
@@ -139,6 +140,8 @@ def _madds(layer, inputs, outputs) -> int:
         return math.prod(outputs) * inputs[-1]
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return math.prod(outputs) * math.prod(layer.kernel_size)
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return math.prod(inputs) * outputs[-1] * math.prod(layer.kernel_size)
     if isinstance(layer, keras.layers.Conv2D):
         in_channels = inputs[-1] // layer.groups
         return math.prod(outputs) * in_channels * math.prod(layer.kernel_size)
@@ -151,6 +154,8 @@ def _params(layer, inputs, outputs) -> int:
         weights = inputs[-1] * outputs[-1]
     elif isinstance(layer, keras.layers.DepthwiseConv2D):
         weights = outputs[-1] * math.prod(layer.kernel_size)
+    elif isinstance(layer, keras.layers.Conv2DTranspose):
+        weights = inputs[-1] * outputs[-1] * math.prod(layer.kernel_size)
     elif isinstance(layer, keras.layers.Conv2D):
         in_channels = inputs[-1] // layer.groups
         weights = outputs[-1] * in_channels * math.prod(layer.kernel_size)

@@ -344,9 +344,9 @@ def check_sampling(outputs, expected):
 
 
 def test_costs(reference):
-    """Of Faster R-CNN, with 1000 proposals per image."""
+    """With 1000 proposals and 100 detections per image."""
     backbone = backbones.ResNet((3, 4, 6, 3), bottleneck=True)
-    head = heads.MaskRCNN(3, backbone.level_strides, masks=False)
+    head = heads.MaskRCNN(3, backbone.level_strides)
     row = profile_point(
         lambda x, p: head(backbone.pyramid(x, p, training=True), point=p),
         (128, 160, 3),
@@ -355,7 +355,9 @@ def test_costs(reference):
     madds = reference["madds_128x160"]
     image = madds["backbone.body"] + madds["backbone.fpn"] + madds["rpn.head"]
     proposals = 1000 * madds["box_head_and_predictor_per_box"]
-    assert row.madds == image + proposals
+    detections = 100 * madds["mask_head_and_predictor_per_box"]
+    assert row.madds == image + proposals + detections
+    assert row.params == reference["num_params"]
 
 
 # === Small networks ===
@@ -410,9 +412,16 @@ def detect(small):
 
 @pytest.fixture(scope="module")
 def train(small):
-    """One graph of the losses and gradients."""
+    """One graph of the losses and gradients for all sizes."""
+    targets = {
+        "boxes": tf.TensorSpec((None, None, 4)),
+        "classes": tf.TensorSpec((None, None), tf.int32),
+        "count": tf.TensorSpec((None,), tf.int32),
+        "masks": tf.TensorSpec((None, None, None, None), tf.uint8),
+    }
+    spec = [tf.TensorSpec((None, None, None, 3)), targets]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=spec)
     def train(images, targets):
         with tf.GradientTape() as tape:
             pyramid = small.backbone.pyramid(images)
@@ -433,8 +442,8 @@ def random_images(batch, height, width):
 def batch_of_targets(boxes_of_images, classes, count, size=(64, 96)):
     targets = {
         "boxes": np.array(boxes_of_images, "float32"),
-        "classes": np.array(classes),
-        "count": np.array(count),
+        "classes": np.array(classes, "int32"),
+        "count": np.array(count, "int32"),
     }
     shape = (*targets["classes"].shape, *size)
     return targets | {"masks": np.ones(shape, "uint8")}

@@ -555,13 +555,17 @@ def test_calibration_with_images_that_are_not_square():
 
 @pytest.mark.slow
 def test_int8_of_a_slimmable_decoder():
-    """Its logits are close to those of the float network at a calibrated point."""
+    """Its logits are close to those of the float network at a calibrated point.
+
+    The images of the calibration are not square.
+    """
     keras.utils.set_random_seed(0)
     floating, point = randomize(make_mutual((32, 16))), OperatingPoint(16, 0.5)
     images, _ = make_masks(4)
     inference.calibrate_batch_norm(floating, [images], [point], verbose=False)
     model = quantization.quantize(floating, Int8())
-    quantization.calibrate_ranges(model, [images], [point], verbose=False)
+    wide, _ = make_masks(4, (32, 48))
+    quantization.calibrate_ranges(model, [wide], [point], verbose=False)
     view = layers.resize_bilinear(images, 16)
     expected = np.array(floating.logits(view, point))
     error = np.abs(np.array(model.logits(view, point)) - expected)

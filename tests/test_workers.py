@@ -184,21 +184,25 @@ def test_strangers_are_ignored():
     """A port is open to all."""
     addresses = free_addresses(2)
     port = int(addresses[0].split(":")[1])
-
-    def disturb():
-        for content in (b"GET / HTTP/1.0\r\n\r\n\n", b"{}\n", b"[" * 2000 + b"\n"):
-            for _ in range(50):
-                try:
-                    with socket.create_connection(("127.0.0.1", port)) as stranger:
-                        stranger.sendall(content)
-                    break
-                except OSError:
-                    time.sleep(0.02)
-
-    stranger = threading.Thread(target=disturb)
-    stranger.start()
-    assert meet_all([cluster_of(addresses, i) for i in range(2)]) == [None] * 2
-    stranger.join()
+    chief = threading.Thread(target=meet, args=(cluster_of(addresses, 0), 20))
+    chief.start()
+    for content in (
+        b"GET / HTTP/1.0\r\n\r\n\n",
+        b'{"index": []}\n',
+        b"[" * 2000 + b"\n",
+    ):
+        for _ in range(500):  # until the chief listens
+            try:
+                with socket.create_connection(("127.0.0.1", port)) as stranger:
+                    stranger.sendall(content)
+                break
+            except OSError:
+                time.sleep(0.01)
+        else:
+            pytest.fail("The chief does not listen.")
+    meet(cluster_of(addresses, 1), 20)
+    chief.join(20)
+    assert not chief.is_alive()
 
 
 # === One process ===

@@ -4,6 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_resadapt.boxes.roi_align import pad_edges
+
 
 def mask_targets(
     masks: Any, boxes: Any, matched: Any, image_size: tuple[Any, Any], size: int = 28
@@ -29,7 +31,7 @@ def mask_targets(
     batch, objects, height, width = ops.shape(masks)
     count = ops.shape(boxes)[1]
     masks = tf.reshape(tf.cast(masks, tf.uint8), (-1, height, width, 1))
-    masks = tf.pad(masks, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")
+    masks = pad_edges(masks)
     pixels = tf.cast(tf.stack([height, width]), tf.float32)
     scale = pixels / tf.cast(tf.stack(image_size), tf.float32)
     boxes = tf.reshape(tf.cast(boxes, tf.float32), (-1, 2, 2))[:, :, ::-1] * scale

@@ -17,9 +17,16 @@ def iou(boxes: Any, objects: Any) -> Any:
         A tensor of shape (..., boxes, objects), 0 for two boxes without area.
     """
     first, second = boxes[..., :, None, :], objects[..., None, :, :]
-    corners = ops.minimum(first[..., 2:], second[..., 2:])
-    sides = ops.maximum(corners - ops.maximum(first[..., :2], second[..., :2]), 0.0)
-    intersection = sides[..., 0] * sides[..., 1]
+    # Of all pairs, each axis alone: the tensors are large.
+    width, height = (
+        ops.maximum(
+            ops.minimum(first[..., axis + 2], second[..., axis + 2])
+            - ops.maximum(first[..., axis], second[..., axis]),
+            0.0,
+        )
+        for axis in (0, 1)
+    )
+    intersection = width * height
     union = _area(first) + _area(second) - intersection
     return ops.where(union > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
 

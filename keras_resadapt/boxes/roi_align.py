@@ -53,7 +53,7 @@ def roi_align(
         ends = tf.concat([first, last], axis=1)
         limits = tf.cast(tf.stack([height, width] * 2), tf.float32) + 1.0
         crops = tf.image.crop_and_resize(
-            _pad_edges(x), ends / limits, images, (size * samples,) * 2
+            pad_edges(x), ends / limits, images, (size * samples,) * 2
         )
         y = tf.nn.avg_pool2d(crops, samples, samples, "VALID")
 
@@ -82,8 +82,12 @@ def _in_features(boxes, scale, aligned):
     return start, ops.maximum(length, 1.0)
 
 
-def _pad_edges(x):
-    """Repeats the pixels of the edges once."""
+def pad_edges(x: Any) -> Any:
+    """Repeats the pixels of the edges once.
+
+    Args:
+        x: Tensor of shape (batch, height, width, channels).
+    """
     x = ops.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
     return ops.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
 
@@ -95,7 +99,8 @@ def _sampling_matrix(start, length, images, shape, size, samples):
     """
     import tensorflow as tf
 
-    batch, height, width, _ = shape
+    # Integers, or scalar tensors of int32
+    batch, height, width = (tf.cast(n, tf.int64) for n in shape[:3])
     y, y_weights = _taps(start[:, 0], length[:, 0], height, size, samples)
     x, x_weights = _taps(start[:, 1], length[:, 1], width, size, samples)
     pixels = tf.cast(images, tf.int64)[:, None, None] * height + y
@@ -105,8 +110,7 @@ def _sampling_matrix(start, length, images, shape, size, samples):
     rows = tf.range(shape[0] * size * size)
     rows = tf.broadcast_to(tf.reshape(rows, (-1, size, size, 1, 1)), shape)
     indices = tf.stack([tf.reshape(rows, [-1]), tf.reshape(columns, [-1])], axis=1)
-    dense_shape = (shape[0] * size * size, batch * height * width)
-    dense_shape = tf.stack([tf.cast(n, tf.int64) for n in dense_shape])
+    dense_shape = tf.stack([shape[0] * size * size, batch * height * width])
     return tf.SparseTensor(indices, tf.reshape(values, [-1]), dense_shape)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_resadapt.backbones import ResNet
 from keras_resadapt.convert.layers import Target, kernel_targets, norm_targets
-from keras_resadapt.convert.rsnet import _resnet_names
+from keras_resadapt.convert.rsnet import resnet_names
 from keras_resadapt.heads.mask_rcnn import MaskRCNN
 
 # A key of every checkpoint, in both versions of the names
@@ -49,7 +49,7 @@ def mask_rcnn_targets(model, state_dict: Mapping[str, np.ndarray]) -> dict[str, 
             f"Received: a model with a {type(model.head).__name__}"
         )
     targets = {}
-    for name, layer in _resnet_names(model):
+    for name, layer in resnet_names(model):
         name = f"backbone.body.{name}"
         if hasattr(layer, "kernel"):
             targets |= kernel_targets(name, layer)

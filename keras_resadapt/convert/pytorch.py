@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_resadapt.convert.multi_scale import msdnet_targets, ranet_targets
+from keras_resadapt.convert.mask_rcnn import is_mask_rcnn, mask_rcnn_targets
 from keras_resadapt.convert.mutualnet import mutualnet_targets
 from keras_resadapt.convert.rsnet import rsnet_targets
 from keras_resadapt.models.msdnet import MSDNet
@@ -37,8 +38,10 @@ def load_pytorch_state_dict(
     checkpoints of their authors. The running statistics of a `MutualNet` are
     those of the full network alone. A network of `tasks.Segmentation` on a ResNet
     takes DrSleep's checkpoints of RefineNet and Light-Weight RefineNet, or, as a
-    warm start of its backbone, a checkpoint of a classifier. In a quantized
-    network, the levels of the weights are fitted to the checkpoint.
+    warm start of its backbone, a checkpoint of a classifier. A network of
+    `tasks.InstanceSegmentation` on a ResNet takes torchvision's Faster and Mask
+    R-CNN. In a quantized network, the levels of the weights are fitted to the
+    checkpoint.
 
     The `module.` prefix of a parallel training is removed, and a checkpoint in a
     dict under `"state_dict"`, as training scripts save it, is found.
@@ -73,7 +76,10 @@ def load_pytorch_state_dict(
             f"network that was packed. Received: {model.name!r}"
         )
     state_dict = _plain(_read(state_dict_or_path))
-    targets = _CONVERTERS[type(model)](model, state_dict)
+    convert = _CONVERTERS[type(model)]
+    if is_mask_rcnn(state_dict):
+        convert = mask_rcnn_targets
+    targets = convert(model, state_dict)
     _check(state_dict, targets)
     for key, (variables, to_keras) in targets.items():
         value = to_keras(state_dict[key])

@@ -33,7 +33,7 @@ def rsnet_targets(
             "checkpoints exist. Received: a backbone with pre_activation=True"
         )
     if isinstance(model.backbone, ResNet):
-        names = _resnet_names(model)
+        names = resnet_names(model)
     elif isinstance(model.backbone, MobileNetV2):
         names = _mobilenet_v2_names(model, private)
     else:
@@ -68,7 +68,7 @@ def _norm_targets(name, layer, private) -> dict[str, Target]:
     return targets
 
 
-def _resnet_names(model) -> Iterator[tuple[str, keras.layers.Layer]]:
+def resnet_names(model) -> Iterator[tuple[str, keras.layers.Layer]]:
     (stem,), *stages = model.backbone.stages
     yield "conv1", stem.conv1
     yield "bn1", stem.bn1

@@ -81,7 +81,8 @@ def sharded_batches(
         with tf.control_dependencies([check]):
             return broken, tf.nest.map_structure(tf.identity, element)
 
-    windows = source.records.ignore_errors().window(batch_size).enumerate()
+    records = source.numbered_records.ignore_errors().map(lambda place, record: record)
+    windows = records.window(batch_size).enumerate()
     return windows.interleave(
         one_batch,
         cycle_length=PARALLEL_BATCHES,

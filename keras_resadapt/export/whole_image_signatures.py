@@ -47,7 +47,7 @@ def _signature(model, point, decoding) -> Signature:
         view = resize_short_side(image, point.resolution, stride)
         outputs = model.logits(view[None], point)
         outputs = task.align(outputs, (size[0], size[1]))
-        classes = tf.argmax(outputs[0], axis=-1, output_type=tf.int32)
+        classes = tf.math.top_k(outputs[0], 1).indices[..., 0]
         return tf.RaggedTensor.from_tensor(classes), size
 
     def run(images):

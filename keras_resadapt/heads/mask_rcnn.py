@@ -258,7 +258,15 @@ class MaskRCNN(Block):
             point, image_size, sizes, targets: As for a call.
             order: Which anchors and boxes are sampled first.
         """
-        objects = boxes.valid_targets(targets, sizes, self.num_classes)
+        count = targets["count"]
+        targets = {
+            name: point.call(self.used_entries, entries, count=count)
+            for name, entries in targets.items()
+            if name != "count"
+        }
+        objects = boxes.valid_targets(
+            targets | {"count": count}, sizes, self.num_classes
+        )
         objectness, deltas = self.rpn(features, point=point)
         anchors = self.anchors(features, image_size)
         rois, _, count = self.propose(objectness, deltas, anchors, sizes, True)

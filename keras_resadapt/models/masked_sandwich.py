@@ -136,7 +136,7 @@ def jax_train_step(model, state: tuple, x, y, sample_weight) -> tuple:
     import jax
 
     trainable, others, optimizer_variables, metrics_variables = state
-    (images,), size = model.split_size(x)
+    (images,), _, size = model.split_targets(x)
     size = size or tuple(images.shape[1:3])
     full = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
     (_, (loss, y_pred, others, metrics_variables)), gradients = full(

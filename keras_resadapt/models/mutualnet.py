@@ -172,10 +172,10 @@ class MutualNet(SwitchableNetwork):
     # === Forward ===
 
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
-        inputs, size = self.split_size(inputs)
+        inputs, targets, size = self.split_targets(inputs)
         if isinstance(inputs, (list, tuple)):  # in `evaluate`
             images, point = inputs[0], self.full_point
-            outputs = self.outputs_at(images, point, training)
+            outputs = self.outputs_at(images, point, training, targets)
             size = size or tuple(images.shape[1:3])
             return {point.name: self.task.align(outputs, size)}
         if training and type(point) in (type(None), OperatingPoint) and in_graph():
@@ -185,7 +185,7 @@ class MutualNet(SwitchableNetwork):
         if not training:
             self.check_point(point)
             self.check_size(inputs, point)
-        return self.outputs_at(inputs, point, training)
+        return self.outputs_at(inputs, point, training, targets)
 
     def point_at(self, images) -> OperatingPoint:
         return OperatingPoint(self.resolution_of_images(images), self.width_range[1])
@@ -282,6 +282,7 @@ class MutualNet(SwitchableNetwork):
         for quantizer in self._quantizers():
             quantizer.forget_statistics()
         self.operating_points = (self.full_point,)
+        self._point_functions.clear()
 
     def _quantizers(self) -> list[SlimmableQuantizer]:
         return [
@@ -305,7 +306,9 @@ class MutualNet(SwitchableNetwork):
         if isinstance(images, (list, tuple)):
             images = images[0]
         size = tuple(images.shape[1:3])
-        if self.task.any_shape and None not in size and size[0] != size[1]:
+        if self.task.padded:
+            pass  # The resolution is that of the image on the canvas.
+        elif self.task.any_shape and None not in size and size[0] != size[1]:
             self.check_size(images, self.full_point)
         elif size != (self.resolutions[0],) * 2:
             raise ValueError(
@@ -363,6 +366,12 @@ class MutualNet(SwitchableNetwork):
                 f"Received: quantization={self.quantization} with the backend "
                 f"{keras.backend.backend()!r} and jit_compile={self.jit_compile}"
             )
+        if self.masks_channels and self.task.takes_targets:
+            raise ValueError(
+                f"{type(self.task).__name__} trains on TensorFlow without XLA. "
+                f"Received: jit_compile={self.jit_compile} with the backend "
+                f"{keras.backend.backend()!r}"
+            )
         self._before_training()
         return super().make_train_function(force)
 
@@ -376,7 +385,7 @@ class MutualNet(SwitchableNetwork):
         inputs, y, sample_weight = self._prepare(data, training=True)
         if keras.backend.backend() == "jax":
             return jax_train_step(self, *state, inputs, y, sample_weight)
-        (images,), size = self.split_size(inputs)
+        (images,), _, size = self.split_targets(inputs)
         if self.masks_channels:
             loss, logits, gradients = tensorflow_gradients(
                 self, images, y, sample_weight, size

@@ -12,7 +12,6 @@ from keras_resadapt.backbones import Backbone, MobileNetV2, ResNet
 from keras_resadapt.layers import (
     LayerSet,
     SwitchableBatchNormalization,
-    resize_bilinear,
 )
 from keras_resadapt.layers.resize import spatial_size
 from keras_resadapt.layers.switchable_batch_normalization import neighbours
@@ -143,20 +142,29 @@ class RSNet(SwitchableNetwork):
     # === Forward ===
 
     def call(self, inputs, point: OperatingPoint | None = None, training=None):
-        inputs, size = self.split_size(inputs)
+        inputs, targets, size = self.split_targets(inputs)
         if not isinstance(inputs, (list, tuple)):
             if point is None:
                 point = self.point_at(inputs)
             self.check_point(point)
             self.check_size(inputs, point)
-            return self.outputs_at(inputs, point, training)
+            return self.outputs_at(inputs, point, training, targets)
         self._check_views(inputs)
         with rounding_kernels_once():
             outputs = {
-                point.name: self.outputs_at(images, point, training)
+                point.name: self.outputs_at(
+                    images, point, training, self._targets_of(targets, inputs, images)
+                )
                 for point, images in zip(self.operating_points, inputs)
             }
         return self.with_ensemble(outputs, size or spatial_size(inputs[0]))
+
+    def _targets_of(self, targets, views, view):
+        """Returns the targets at the resolution of one of several tensors."""
+        if not self.task.takes_targets or targets is None:
+            return targets
+        sizes = spatial_size(views[0]), spatial_size(view)
+        return self.task.scale_targets(targets, *sizes)
 
     def with_ensemble(self, outputs: dict, size) -> dict:
         """Returns aligned outputs and their ensemble (equation 5).
@@ -198,7 +206,9 @@ class RSNet(SwitchableNetwork):
         if isinstance(images, (list, tuple)):
             return tuple(images)
         size = tuple(images.shape[1:3])
-        if self.task.any_shape and None not in size and size[0] != size[1]:
+        if self.task.padded:
+            pass  # The resolution is that of the image on the canvas.
+        elif self.task.any_shape and None not in size and size[0] != size[1]:
             self.check_size(images, self.operating_points[0])
         elif self.resolution_of_images(images) != self.resolutions[0]:
             raise ValueError(
@@ -208,8 +218,7 @@ class RSNet(SwitchableNetwork):
                 f"Received: images of {size[0]} pixels"
             )
         images = ops.cast(images, "float32")
-        sizes = (self.scaled_size(images, r) for r in self.resolutions)
-        return tuple(resize_bilinear(images, size) for size in sizes)
+        return tuple(self.resized(images, None, r)[0] for r in self.resolutions)
 
     def _check_views(self, inputs):
         if self.task.any_shape and len(inputs) == len(self.resolutions):

@@ -67,6 +67,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
     import tensorflow as tf
 
     size = size or tuple(images.shape[1:3])
+    targets = y if model.task.takes_targets else None
 
     def full_loss(outputs):
         return model.compute_loss(
@@ -74,7 +75,7 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
         )
 
     loss, full_outputs, gradients = gradients_of_loss(
-        model, images, model.full_point, size, full_loss
+        model, images, model.full_point, size, full_loss, targets
     )
     teacher = keras.tree.map_structure(tf.stop_gradient, full_outputs)
 
@@ -84,15 +85,19 @@ def sandwich_gradients(model, images, y, sample_weight, sub_networks, size=None)
     for point, resolution in sub_networks:
         with tf.control_dependencies(gradients):
             images = tf.identity(images)
-        view = resize_to_corners(images, model.scaled_size(images, resolution))
-        loss_here, _, more = gradients_of_loss(model, view, point, size, sub_loss)
+        view, labels = model.resized(images, targets, resolution, resize_to_corners)
+        loss_here, _, more = gradients_of_loss(
+            model, view, point, size, sub_loss, labels
+        )
         loss += loss_here
         gradients = [a + b for a, b in zip(gradients, more)]
     # Keras's losses are divided by the number of replicas.
     return loss * num_replicas(), full_outputs, gradients
 
 
-def gradients_of_loss(model, images, point, size: tuple, loss_of: Callable) -> tuple:
+def gradients_of_loss(
+    model, images, point, size: tuple, loss_of: Callable, targets=None
+) -> tuple:
     """Runs one network forward and backward, on TensorFlow.
 
     Args:
@@ -101,6 +106,7 @@ def gradients_of_loss(model, images, point, size: tuple, loss_of: Callable) -> t
         point: The operating point.
         size: Height and width to align outputs to.
         loss_of: A function from the aligned outputs to the loss.
+        targets: The targets of the images, for a task that `takes_targets`.
 
     Returns:
         The loss, the aligned outputs, and the gradient of the loss as the optimizer
@@ -108,10 +114,11 @@ def gradients_of_loss(model, images, point, size: tuple, loss_of: Callable) -> t
     """
     import tensorflow as tf
 
+    inputs = images if targets is None else {"images": images, "targets": targets}
     # TensorFlow's variables: it makes no zero gradients for those of Keras.
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
-        outputs = model.task.align(model(images, point=point, training=True), size)
+        outputs = model.task.align(model(inputs, point=point, training=True), size)
         loss = loss_of(outputs)
         scaled = model.optimizer.scale_loss(loss)
     gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")

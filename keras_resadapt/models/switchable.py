@@ -1,13 +1,15 @@
 """Networks of which a point is chosen before the pass: a backbone and a head."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_resadapt.backbones.backbone import Backbone, check_backbone
-from keras_resadapt.layers import LayerSet, Preprocessing
+from keras_resadapt.layers import LayerSet, Preprocessing, resize_bilinear
+from keras_resadapt.layers.resize import spatial_size
 from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
 from keras_resadapt.models.network import Network
 from keras_resadapt.points import OperatingPoint
@@ -26,6 +28,10 @@ class SwitchableNetwork(Network):
         resolutions: Resolutions at which the network is trained, in pixels.
         preprocessing: See `layers.Preprocessing`.
         num_classes: The same as an integer `task`.
+        frozen_bn: Whether training leaves the scales, biases and statistics of the
+            backbone's BatchNormalization unchanged, which suits the fine-tuning of a
+            pretrained network with small batches. A MutualNet still normalizes its
+            sub-networks by their batches.
         **kwargs: `quantization`, `name` and `dtype`, as for `Network`.
 
     Raises:
@@ -39,9 +45,11 @@ class SwitchableNetwork(Network):
         resolutions: Sequence[int] = (224, 192, 160, 128),
         preprocessing: str | None = "imagenet",
         num_classes: int | None = None,
+        frozen_bn: bool = False,
         **kwargs,
     ):
         super().__init__(as_task(task, num_classes), **kwargs)
+        self.frozen_bn = bool(frozen_bn)
         check_backbone(backbone)
         self.resolutions = self.check_resolutions(resolutions)
         if self.resolutions[-1] < backbone.stride:
@@ -68,6 +76,14 @@ class SwitchableNetwork(Network):
         self.backbone = backbone.with_layers(layers)
         self.head = self.task.head(layers, self.backbone.level_strides)
 
+    def build_from_point(self, point: OperatingPoint) -> None:
+        """Creates all variables by one symbolic pass."""
+        super().build_from_point(point)
+        if self.frozen_bn:
+            for layer in self.backbone._flatten_layers():
+                if hasattr(layer, "normalize_by_batch"):
+                    layer.trainable = False
+
     @property
     def classifier(self):
         """The dense layer of the head of a classifier."""
@@ -75,21 +91,37 @@ class SwitchableNetwork(Network):
 
     # === Forward ===
 
-    def split_size(self, inputs) -> tuple[Any, tuple | None]:
-        """Returns the images that `call` gets, and the size of the targets or None."""
-        if isinstance(inputs, dict):
-            return inputs["images"], self.task.target_size(inputs["targets"])
-        return inputs, None
+    def split_targets(self, inputs) -> tuple[Any, Any, tuple | None]:
+        """Returns the images that `call` gets, their targets and the targets' size.
 
-    def outputs_at(self, images, point: OperatingPoint, training=None) -> Any:
-        """Returns the outputs of the task at one point."""
+        Targets and size are None for images alone.
+        """
+        if isinstance(inputs, dict):
+            targets = inputs["targets"]
+            return inputs["images"], targets, self.task.target_size(targets)
+        return inputs, None, None
+
+    def outputs_at(
+        self, images, point: OperatingPoint, training=None, targets: Any = None
+    ) -> Any:
+        """Returns the outputs of the task at one point.
+
+        Args:
+            images: Images at the resolution of the point.
+            point: The operating point.
+            training: As for `call`.
+            targets: Their targets, for a task that `takes_targets`.
+        """
         # JAX calls `call` itself, so that `training` reaches no inner layer unless
         # it is passed on.
         pyramid = self._pyramid(images, point, training)
-        return self.head(pyramid, point=point, training=training)
+        further = self.task.head_inputs(
+            images, self.backbone.stride, targets, bool(training)
+        )
+        return self.head(pyramid, point=point, training=training, **further)
 
     def _pyramid(self, images, point, training):
-        x = self.preprocessing(images)
+        x = self.task.pad(self.preprocessing(images), self.backbone.stride)
         return self.backbone.pyramid(x, point, training)
 
     def features(
@@ -123,7 +155,12 @@ class SwitchableNetwork(Network):
         raise NotImplementedError
 
     def resolution_of_images(self, images) -> int:
-        """Returns the resolution of square images of a known size."""
+        """Returns the resolution of square images of a known size.
+
+        That of padded images is the largest one.
+        """
+        if self.task.padded:
+            return self.resolutions[0]
         shape = tuple(images.shape)
         if len(shape) != 4 or shape[1] is None or shape[1] != shape[2]:
             raise ValueError(
@@ -138,7 +175,7 @@ class SwitchableNetwork(Network):
         """Raises a `ValueError` for images that do not fit a point."""
         super().check_size(images, point)
         size, stride = tuple(images.shape[1:3]), self.backbone.stride
-        if any(s is not None and s < stride for s in size):
+        if not self.task.padded and any(s is not None and s < stride for s in size):
             raise ValueError(
                 f"Images must have at least {stride} pixels per side, the stride of "
                 f"the backbone. Received: {size[0]} x {size[1]}"
@@ -153,8 +190,51 @@ class SwitchableNetwork(Network):
             resolution: The other resolution, an integer or a scalar tensor.
         """
         return tuple(
-            size * resolution // self.resolutions[0] for size in images.shape[1:3]
+            size * resolution // self.resolutions[0] for size in spatial_size(images)
         )
+
+    def resized(
+        self, images, targets, resolution, resize: Callable = resize_bilinear
+    ) -> tuple[Any, Any]:
+        """Returns images of the largest resolution, and their targets, at another.
+
+        Args:
+            images: Images of the largest resolution.
+            targets: Their targets, or None.
+            resolution: The other resolution, an integer or a scalar tensor.
+            resize: How the family resizes: a function of images and size.
+        """
+        size, new_size = spatial_size(images), self.scaled_size(images, resolution)
+        if targets is not None:
+            targets = self.task.scale_targets(targets, size, new_size)
+        return self.task.resize(images, new_size, resize), targets
+
+    def view_at(self, images, targets, point: OperatingPoint) -> tuple[Any, Any]:
+        """Returns the images of a batch at the resolution of a point.
+
+        Args:
+            images: Images of the largest resolution, or a tuple with one tensor per
+                resolution of the network.
+            targets: Their targets, or None.
+            point: The operating point.
+
+        Raises:
+            ValueError: A tuple has another number of tensors.
+        """
+        if not isinstance(images, (tuple, list)):
+            images = ops.cast(images, "float32")
+            if point.resolution == self.resolutions[0]:
+                return images, targets
+            return self.resized(images, targets, point.resolution)
+        if len(images) != len(self.resolutions):
+            raise ValueError(
+                "A tuple of images must have one tensor per resolution, the "
+                f"largest first: {self.resolutions}. Received: {len(images)} tensors"
+            )
+        index = self.resolutions.index(point.resolution)
+        if targets is not None:
+            targets = self.task.targets_of_view(targets, index)
+        return images[index], targets
 
     # === Transfer ===
 
@@ -188,6 +268,7 @@ class SwitchableNetwork(Network):
             "task": keras.saving.serialize_keras_object(self.task),
             "resolutions": self.resolutions,
             "preprocessing": self.preprocessing.mode,
+            "frozen_bn": self.frozen_bn,
         }
 
     @classmethod

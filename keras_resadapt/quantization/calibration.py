@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_resadapt.batches import first_images, images_at
+from keras_resadapt.batches import first_images, view_at_point
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.points import CalibratingPoint, ListingPoint, OperatingPoint
 from keras_resadapt.points.recording import symbolic_call
@@ -50,7 +50,6 @@ def calibrate_ranges(
             "`keras_resadapt.quantization.quantize`."
         )
     points, model = model.points_to_calibrate(points), model.inner_network()
-    sizes = [model.resolution_of(point) for point in points]
     counters = [
         layer.counter(**axes)
         for point in points
@@ -66,8 +65,8 @@ def calibrate_ranges(
         if number == 0:  # the data is there
             for counter in counters:
                 counter.assign(0)
-        for run, size in zip(passes, sizes):
-            view = keras.ops.convert_to_tensor(images_at(images, size))
+        for run, point in zip(passes, points):
+            view = keras.ops.convert_to_tensor(view_at_point(model, images, point))
             run(keras.ops.cast(view, "float32"))
 
 

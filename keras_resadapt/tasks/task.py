@@ -26,11 +26,21 @@ class Task:
         any_shape: Whether images that are not square can have any height and width
             of at least the backbone's stride. Square images have the operating
             point's resolution.
+        padded: Whether images are padded canvases. An operating point's resolution
+            is then the short side of the image on its canvas, and canvases can have
+            any height and width.
+        takes_targets: Whether the head compares its outputs with the targets in
+            training. The outputs then hold what the loss needs.
+        metric_shape: Shape of what metrics take (`metric_inputs`); None if it is
+            that of the outputs.
     """
 
     num_classes: int | None = None
     divergences: tuple[str, ...] = ()
     any_shape: bool = False
+    padded: bool = False
+    takes_targets: bool = False
+    metric_shape: tuple[int, ...] | None = None
 
     def head(self, layers: LayerSet, strides: Mapping[str, int]) -> Block:
         """Returns a new head, named `"head"`.
@@ -45,6 +55,59 @@ class Task:
             and calls its layers through the point.
         """
         raise NotImplementedError
+
+    # === Images ===
+
+    def image_size(self, resolution: int) -> tuple[int, int]:
+        """Returns height and width in pixels of an image, by which costs are counted.
+
+        Args:
+            resolution: That of the operating point.
+        """
+        return resolution, resolution
+
+    def resize(self, images: Any, size: tuple[Any, Any], resize: Callable) -> Any:
+        """Returns the images of a smaller resolution.
+
+        Args:
+            images: Images of the largest resolution.
+            size: New height and width in pixels, integers or scalar tensors.
+            resize: How the family resizes: a function of images and size.
+        """
+        return resize(images, size)
+
+    def pad(self, images: Any, stride: int) -> Any:
+        """Returns preprocessed images, padded to fit the stride of the backbone."""
+        return images
+
+    def head_inputs(
+        self, images: Any, stride: int, targets: Any = None, training: bool = False
+    ) -> dict[str, Any]:
+        """Returns further arguments of the head's call.
+
+        Args:
+            images: The images before they are padded.
+            stride: The stride of the backbone.
+            targets: The targets that `call` got; None for images alone.
+            training: Whether the pass is for training.
+        """
+        return {}
+
+    def prepare_images(self, images: Any, resolution: int, sizes: Any = None) -> Any:
+        """Returns a batch for images of any sizes; see `Network.detect`.
+
+        Args:
+            images: A sequence of images of shape (height, width, 3), or padded
+                images of shape (batch, height, width, 3).
+            resolution: That of the operating point.
+            sizes: Height and width of padded images, of shape (batch, 2).
+
+        Returns:
+            The images as one tensor, and their targets, without objects.
+        """
+        raise ValueError(f"{type(self).__name__} has no detections.")
+
+    # === Targets ===
 
     def check_targets(self, targets) -> None:
         """Raises an error for targets that cannot be trained on or evaluated."""
@@ -65,6 +128,33 @@ class Task:
     def target_size(self, targets) -> tuple[int, int] | None:
         """Returns height and width of the targets; None for targets without pixels."""
         return None
+
+    def scale_targets(self, targets: Any, size: tuple, new_size: tuple) -> Any:
+        """Returns the targets of resized images.
+
+        Args:
+            targets: The targets of images.
+            size, new_size: Height and width of the images before and after. Integers,
+                or scalar tensors.
+        """
+        return targets
+
+    def inference_targets(self, targets: Any) -> Any:
+        """Returns the part of the targets that a pass in inference takes."""
+        return targets
+
+    def in_own_pixels(self, targets: Any, outputs: Any) -> dict[str, Any]:
+        """Returns outputs in pixels of the original images; see `Network.detect`."""
+        return outputs
+
+    def targets_of_view(self, targets: Any, index: int) -> Any:
+        """Returns the targets of one of several resolutions of the same images.
+
+        Args:
+            targets: The targets of a batch for evaluation.
+            index: The index of the resolution, the largest first.
+        """
+        return targets
 
     def divergence_weights(self, targets, sample_weight=None) -> Any:
         """Returns the sample weights of a divergence, which has no targets.
@@ -116,6 +206,28 @@ class Task:
                 task's default.
         """
         return list(metrics or ())
+
+    def metric_inputs(
+        self, targets: Any, outputs: Any, sample_weight: Any = None
+    ) -> tuple[Any, Any]:
+        """Returns the targets and the outputs that the metrics take.
+
+        Args:
+            targets: The targets of the batch.
+            outputs: Aligned outputs of one operating point.
+            sample_weight: Those that the user passed, or None.
+        """
+        return targets, outputs
+
+    def make_scorer(self) -> Any:
+        """Returns an object that scores whole data sets outside of graphs.
+
+        It has the methods `update_state(targets, outputs)` for a batch and
+        `result()`, a dict of numbers in which that of `headline` compares operating
+        points. `Network.evaluate` then computes its scores
+        instead of the loss and the metrics. None for a task with metrics in graphs.
+        """
+        return None
 
     def make_score(self) -> Any:
         """Returns a metric of one number in [0, 1], higher being better.

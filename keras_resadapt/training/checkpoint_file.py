@@ -175,10 +175,11 @@ def _load_state(path: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
             return [], []
         content = io.BytesIO(archive.read(_STATE))
     with np.load(content, allow_pickle=False) as arrays:
-        return tuple(
+        metrics, seeds = (
             [arrays[name] for name in arrays.files if name.startswith(kind)]
             for kind in ("metric_", "seed_")
         )
+        return metrics, seeds
 
 
 def _damage(path: str, step: int) -> str | None:

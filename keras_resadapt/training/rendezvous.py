@@ -59,7 +59,7 @@ def _meet_as_chief(cluster: Cluster, end: float) -> list[str] | None:
                 break
             connections.enter_context(guest)
             message = _receive(guest, min(end, time.monotonic() + 10))
-            if not isinstance(message, dict) or "index" not in message:
+            if not isinstance(message, dict) or type(message.get("index")) is not int:
                 continue  # not a worker
             found = _compare(cluster, message, guests)
             guests.setdefault(message["index"], guest)

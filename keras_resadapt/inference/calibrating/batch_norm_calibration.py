@@ -8,10 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_resadapt.backend import require_tensorflow_or_jax
-from keras_resadapt.batches import first_images, images_at
+from keras_resadapt.batches import first_images, view_at_point
 from keras_resadapt.checks import check_integer, check_network
 from keras_resadapt.compiled import compile_function
-from keras_resadapt.layers import resize_bilinear
 from keras_resadapt.models.network import Network
 from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
 
@@ -71,15 +70,14 @@ def calibrate_batch_norm(
     check_network(model)
     check_integer(num_images, "num_images")
     points, model = model.points_to_calibrate(points), model.inner_network()
-    sizes = [model.resolution_of(point) for point in points]
     if hasattr(model, "points_without_statistics"):
         model.points_without_statistics(points)  # validates their names
 
     collect = _Collector(model)
     averages = [_Average() for _ in points]
     for images in first_images(data, num_images, verbose):
-        for point, size, average in zip(points, sizes, averages):
-            view = ops.convert_to_tensor(_view(model, images, point, size))
+        for point, average in zip(points, averages):
+            view = ops.convert_to_tensor(_view(model, images, point))
             average.add(collect(view, point), len(view))
     if hasattr(model, "add_statistics"):
         model.add_statistics(points)
@@ -90,19 +88,11 @@ def calibrate_batch_norm(
                 variable.assign(value)
 
 
-def _view(model, images, point, resolution):
-    """Returns the images of a batch at a point, in their own shape."""
-    views = images if isinstance(images, (tuple, list)) else (images,)
-    height, width = views[0].shape[1:3]
-    if height == width or not model.task.any_shape:
-        return images_at(images, resolution)
-    if len(views) == len(model.resolutions):
-        view = views[model.resolutions.index(resolution)]
-    else:
-        largest = ops.cast(views[0], "float32")
-        view = resize_bilinear(largest, model.scaled_size(largest, resolution))
-    model.check_size(view, point)
-    return view
+def _view(model, images, point):
+    """Returns the images of a batch at a point."""
+    if model.task.padded:
+        return model.view_at(images, None, point)[0]
+    return view_at_point(model, images, point)
 
 
 class _Collector:

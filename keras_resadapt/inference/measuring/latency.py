@@ -46,11 +46,10 @@ def measure_latency(
     check_integer(repeats, "repeats")
 
     def forward_pass(point):
-        size = model.resolution_of(point)
-        shape = (batch_size, size, size, 3)
+        shape = (batch_size, *model.image_size_of(point), 3)
         run = compile_function(functools.partial(model.logits, point=point), shape)
         images = keras.ops.zeros(shape, "float32")
-        return lambda: np.asarray(run(images))
+        return lambda: keras.tree.map_structure(np.asarray, run(images))
 
     times = median_times({point.name: forward_pass(point) for point in points}, repeats)
     return {name: milliseconds / batch_size for name, milliseconds in times.items()}

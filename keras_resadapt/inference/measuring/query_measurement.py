@@ -73,7 +73,14 @@ def measure_points(
     verbose: bool,
 ) -> list[QueryRow]:
     """Returns one row per operating point of a switchable network."""
-    accuracy = measure_scores(model, data, points, verbose)
+    if model.task.make_scorer() is None:
+        accuracy = measure_scores(model, data, points, verbose)
+        scores = [{}] * len(points)
+    else:
+        measured = model.score_points(data, points)
+        scores = [_without_nan(measured[point.name]) for point in points]
+        headline = model.task.make_scorer().headline
+        accuracy = [of_point.get(headline, 0.0) for of_point in scores]
     ms = latency.measure(measure_latency, model, points)
     return [
         QueryRow(
@@ -83,9 +90,14 @@ def measure_points(
             {size: ms[size][row.point.name] for size in ms},
             row.point.resolution,
             row.point.width,
+            scores=of_point,
         )
-        for row, correct in zip(model.profile(points), accuracy)
+        for row, correct, of_point in zip(model.profile(points), accuracy, scores)
     ]
+
+
+def _without_nan(scores: dict[str, float]) -> dict[str, float]:
+    return {name: score for name, score in scores.items() if not np.isnan(score)}
 
 
 def measure_cascade(

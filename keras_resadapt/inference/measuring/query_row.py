@@ -15,10 +15,13 @@ class QueryRow:
     Attributes:
         name: The name of the operating point; `"adaptive0"`, ... for a cascade
             with thresholds.
-        accuracy: Top-1 accuracy, in [0, 1].
+        accuracy: Top-1 accuracy, or the task's score, in [0, 1]: for detection,
+            COCO's average precision of masks, or of boxes without masks.
         madds: Mean multiply-adds per image, at least 0.
         ms: Median milliseconds per image on the measured device, at least 0,
             by batch size.
+        scores: All scores of a task with several, by name, such as `"box_ap50"`.
+            Scores without objects, such as of large ones, are left out.
         resolution, width, exit: The axes of the operating point.
         thresholds: The thresholds of a cascade that stops per image, in [0, 1].
 
@@ -34,6 +37,7 @@ class QueryRow:
     width: float | None = None
     exit: int | None = None
     thresholds: tuple[float, ...] | None = None
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name:
@@ -54,6 +58,13 @@ class QueryRow:
         )
         object.__setattr__(self, "madds", check_number(self.madds, "madds", 0.0))
         object.__setattr__(self, "ms", ms)
+        if not isinstance(self.scores, Mapping):
+            raise ValueError(
+                "`scores` must be a dict from names to numbers. "
+                f"Received: scores={self.scores!r}"
+            )
+        scores = {name: check_number(x, name) for name, x in self.scores.items()}
+        object.__setattr__(self, "scores", scores)
         if self.thresholds is not None:
             thresholds = Thresholds(self.thresholds).values
             object.__setattr__(self, "thresholds", thresholds)
@@ -72,7 +83,8 @@ class QueryRow:
             ValueError: If the content is not that of a valid row.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(content, dict) or set(content) != fields:
+        # Older files have no scores.
+        if not isinstance(content, dict) or {*content, "scores"} != fields:
             raise ValueError(f"a row must have the keys {sorted(fields)}")
         if not isinstance(content["ms"], dict):
             raise ValueError(f"`ms` must be an object. Received: {content['ms']!r}")
