@@ -26,14 +26,23 @@ RESOLUTIONS = (32, 24, 16)
 # that take longest come first, so that no process is left with one of them.
 LONGEST = (
     "test_training.py",
+    "test_segmentation.py",
     "test_quantization.py",
+    "test_workers.py",
     "test_examples.py",
-    "test_export_cascade.py",
+    "test_mask_rcnn.py",
+    "test_documentation.py",
     "test_litert.py",
     "test_golden.py",
+    "test_mutualnet.py",
     "test_cascade.py",
+    "test_data.py",
+    "test_network.py",
+    "test_export_cascade.py",
+    "test_refinenet.py",
+    "test_rsnet.py",
     "test_quantize_example.py",
-    "test_documentation.py",
+    "test_export.py",
 )
 
 
