@@ -199,7 +199,7 @@ def training_batches(source, model, **position) -> tf.data.Dataset:
     )
 
 
-def evaluation_batches(source, model, resolutions=None) -> tf.data.Dataset:
+def evaluation_batches(source, model, resolutions=None, **kwargs) -> tf.data.Dataset:
     """Returns whole images with all objects, by default at the largest resolution."""
     return data.detection_evaluation_batches(
         source,
@@ -207,6 +207,7 @@ def evaluation_batches(source, model, resolutions=None) -> tf.data.Dataset:
         model.resolutions[0] if resolutions is None else resolutions,
         max_size=max_size(),
         masks=FLAGS.masks,
+        **kwargs,
     )
 
 

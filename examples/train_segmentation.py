@@ -111,10 +111,14 @@ def training_batches(source, model, **position) -> tf.data.Dataset:
     )
 
 
-def evaluation_batches(source, model) -> tf.data.Dataset:
+def evaluation_batches(source, model, **kwargs) -> tf.data.Dataset:
     """Returns whole images at all resolutions, with masks of the original size."""
     return data.segmentation_evaluation_batches(
-        source, FLAGS.batch_size, model.resolutions, stride=model.backbone.stride
+        source,
+        FLAGS.batch_size,
+        model.resolutions,
+        stride=model.backbone.stride,
+        **kwargs,
     )
 
 

@@ -64,6 +64,13 @@ flags.DEFINE_bool(
 # === Data ===
 flags.DEFINE_bool("download", False, "Download a TFDS data set that is missing.")
 flags.DEFINE_bool("cache", False, "Keep the encoded images in memory.")
+flags.DEFINE_string(
+    "data_service",
+    None,
+    "grpc://HOST:PORT of the dispatcher of a tf.data service, whose workers make the "
+    "training batches. Their order differs in every run, and a lost worker of the "
+    "service takes the rest of its batches with it.",
+)
 flags.DEFINE_enum("crop", "random_resized", ["random_resized", "pad"], "Training crop.")
 flags.DEFINE_float(
     "min_area",
@@ -123,7 +130,7 @@ flags.DEFINE_enum(
 RESUMABLE = {
     *("output_dir", "resume", "checkpoint_every", "tensorboard", "strategy"),
     "jit_compile",
-    *("deterministic", "download", "cache", "data_dir", "epochs"),
+    *("deterministic", "download", "cache", "data_dir", "data_service", "epochs"),
     "worker_timeout",
 }
 
@@ -165,8 +172,8 @@ class Script:
         make_training_batches: Makes the training batches from a source, the network,
             and the epoch and the step of the first batch (`initial_epoch` and
             `initial_step`); by default those of classification.
-        make_evaluation_batches: Makes the batches of a source for the network; by
-            default those of classification.
+        make_evaluation_batches: Makes the batches of a source for the network and the
+            `shard` of a worker; by default those of classification.
         task_defaults: Whether to train with the loss and the metrics of the network's
             task, instead of those of classification.
     """
@@ -191,6 +198,11 @@ def run(script: Script) -> None:
             run that is resumed.
     """
     recipe = change(script.recipe)
+    if FLAGS.deterministic and FLAGS.data_service is not None:
+        raise app.UsageError(
+            "--deterministic does not apply with --data_service, whose order differs "
+            "in every run."
+        )
     if FLAGS.deterministic:
         training.enable_determinism()
     # Several workers connect before TensorFlow runs an operation.
@@ -308,15 +320,6 @@ def check_data_of_workers(sources: Sources) -> None:
 def digest_of(names: Sequence[str]) -> str:
     """Returns a short digest of a list of names."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
-
-
-def share_of_worker(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns batches of which each worker takes its share, whatever their files."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
-    return batches.with_options(options)
 
 
 # === The output folder ===
@@ -507,6 +510,22 @@ def evaluation_batches(source: data.ImageSource, model: keras.Model) -> tf.data.
     )
 
 
+def validation_batches(
+    source: data.ImageSource, model: keras.Model, **kwargs
+) -> tf.data.Dataset:
+    """Returns the images of a source on which `fit` validates a classifier.
+
+    Args:
+        source: The validation images.
+        model: The network.
+        **kwargs: Further arguments of `data.evaluation_batches`.
+    """
+    sizes = shared_flags.resolutions_of(model)
+    if not isinstance(model, RSNet) and not isinstance(sizes, int):
+        sizes = sizes[0]
+    return shared_flags.evaluation_batches(source, FLAGS.batch_size, sizes, **kwargs)
+
+
 # === Training ===
 
 
@@ -597,24 +616,19 @@ def train(
     )
     epoch, step = state.data_position(steps)
     position = {"initial_epoch": epoch, "initial_step": step}
-    batches = training.distribute(
-        lambda shard: make_batches(sources.train, model, shard=shard, **position),
+
+    def shard_of_batches(shard):
+        batches = make_batches(sources.train, model, shard=shard, **position)
+        if FLAGS.data_service is None:
+            return batches
+        return data.through_service(batches, FLAGS.data_service)
+
+    batches = training.distribute(shard_of_batches, FLAGS.batch_size)
+    evaluate_on = script.make_evaluation_batches or validation_batches
+    validation = training.distribute(
+        lambda shard: evaluate_on(sources.validation, model, shard=shard),
         FLAGS.batch_size,
     )
-    if script.make_evaluation_batches is not None:
-        validation = script.make_evaluation_batches(sources.validation, model)
-        if training.num_workers() > 1:
-            validation = share_of_worker(validation)
-    else:
-        sizes = shared_flags.resolutions_of(model)
-        if not isinstance(model, RSNet) and not isinstance(sizes, int):
-            sizes = sizes[0]
-        validation = training.distribute(
-            lambda shard: shared_flags.evaluation_batches(
-                sources.validation, FLAGS.batch_size, sizes, shard=shard
-            ),
-            FLAGS.batch_size,
-        )
     training.run_on_chief(lambda: save_flags(recipe))
     if training.is_chief():
         print(

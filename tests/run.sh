@@ -1,7 +1,7 @@
 #!/bin/sh
 # Creates a virtual environment if none is active, installs the package with what
-# its tests need, checks format, lint and types, and runs the tests in two
-# processes. Arguments go to pytest: `sh tests/run.sh -m "not slow"`.
+# its tests need, checks format and lint, and runs the tests in two processes while
+# types are checked. Arguments go to pytest: `sh tests/run.sh -m "not slow"`.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -z "${VIRTUAL_ENV:-}" ]; then
@@ -11,6 +11,10 @@ fi
 python -m pip install --quiet -e '.[test]'
 python -m ruff check --quiet .
 python -m ruff format --check --quiet .
-python -m mypy --no-error-summary
+python -m mypy --no-error-summary &
+types=$!
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
-exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+tests=0
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
+wait "$types" || { echo "error: mypy found errors (see above)" >&2; exit 1; }
+exit "$tests"

@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import faulthandler
 import io
 import os
 import pathlib
@@ -673,6 +675,95 @@ def test_nothing_but_broken_images_is_an_error_and_no_endless_loop(folder):
             ),
             1,
         )
+
+
+def fails(*record):
+    with tf.control_dependencies([tf.debugging.Assert(False, ["unreadable"])]):
+        return tf.nest.map_structure(tf.identity, record)
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    """Ends the process with a traceback if the block runs for longer."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def without_files(folder):
+    """A source of two TFRecord files, of which TensorFlow cannot open the second."""
+    path = str(folder / "a.tfrecord")
+    with tf.io.TFRecordWriter(path) as file:
+        for _ in range(8):
+            file.write(b"x")
+    lines = tf.data.TFRecordDataset([path, str(folder / "lost.tfrecord")])
+    source = numbered_source(16)
+    source.records = lines.map(lambda x: (tf.zeros((8, 8, 3), tf.uint8), 0, x))
+    return source
+
+
+@pytest.mark.parametrize("kind", ["broken", "unreadable", "lost file", "one image"])
+def test_no_data_set_loops_forever(kind, tmp_path):
+    """Each reports an error, without a number of epochs as well."""
+    source = numbered_source(1 if kind == "one image" else 16)
+    if kind == "unreadable":
+        source.records = source.records.map(fails)
+    elif kind == "lost file":
+        source = without_files(tmp_path)
+    else:
+        source.read = lambda handle: fails(handle)[0]
+    with time_limit(120):
+        batches = training_batches(
+            source, 4, 8, crop="pad", max_broken_fraction=0.4, drop_remainder=False
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Too many images"):
+            for _ in batches:
+                pass
+        for index in range(min(2, source.num_examples)):
+            batches = evaluation_batches(source, 4, 8, shard=(index, 2))
+            with pytest.raises(tf.errors.OpError):
+                list(batches)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Too many images"):
+            list(evaluation_batches(source, 4, 8))
+
+
+def test_one_image_fills_an_epoch():
+    """Fewer images than a batch, and one of two images broken."""
+    batches = training_batches(
+        numbered_source(1), 4, 8, crop="pad", seed=0, drop_remainder=False
+    )
+    assert [len(labels) for _, labels in take(batches, 3)] == [1] * 3
+    source = numbered_source(2)
+    source.read = lambda handle: tf.cond(
+        handle[0, 0, 0] == 0, lambda: fails(handle)[0], lambda: handle
+    )
+    batches = training_batches(
+        source,
+        *(8, 8),
+        crop="pad",
+        seed=0,
+        drop_remainder=False,
+        max_broken_fraction=0.5,
+    )
+    assert [labels.tolist() for _, labels in take(batches, 2)] == [[1, 1]] * 2
+
+
+def test_a_record_that_cannot_be_read_is_replaced():
+    source = numbered_source(16)
+    source.records = source.records.map(
+        lambda image, label, name: tf.cond(
+            label == 5, lambda: fails(image, label, name), lambda: (image, label, name)
+        )
+    )
+    batches = training_batches(
+        source, 8, 8, crop="pad", seed=0, epochs=2, max_broken_fraction=0.1
+    )
+    for epoch in np.split(np.concatenate([y for _, y in batches]), 2):
+        assert len(epoch) == 16 and 5 not in epoch
+        assert len(np.unique(epoch)) == 15
+    assert source.find_broken() == []  # not an encoded source
 
 
 def test_evaluation_leaves_broken_images_out(folder):

@@ -322,6 +322,34 @@ def test_evaluation_has_every_image_once_at_its_original_size():
     np.testing.assert_allclose(boxes_of_masks(masks)[:3], last["boxes"][0, :3])
 
 
+def test_shards_are_the_rows_of_the_batches():
+    pytest.importorskip("pycocotools")
+    images, objects = zip(*(blocks(20, 30, seed=i) for i in range(5)))
+    objects = (objects[0][:1], [], *objects[2:])
+    source = memory_source(images, objects)
+    for make in (
+        lambda **kwargs: detection_training_batches(
+            source, 2, 24, max_objects=3, seed=1, epochs=1, **kwargs
+        ),
+        lambda **kwargs: detection_evaluation_batches(source, 2, 24, **kwargs),
+    ):
+        shards = [arrays(make(shard=(i, 2))) for i in range(2)]
+        for (x, y), *parts in zip(arrays(make()), *shards, strict=True):
+            np.testing.assert_array_equal(np.concatenate([p[0] for p in parts]), x)
+            for key in ("boxes", "classes", "count", "masks", "original_size"):
+                # Each worker pads to its own largest number of objects.
+                whole = list(y[key])
+                rows = [row for _, targets in parts for row in targets[key]]
+                assert len(rows) == len(whole)
+                for row, expected, n in zip(rows, whole, y["count"]):
+                    if key in ("boxes", "classes", "masks"):
+                        row, expected = row[:n], expected[:n]
+                    np.testing.assert_array_equal(row, expected)
+    source = memory_source(images, [[((1, 1, 9, 9), 3, False)]] * 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 2.*image1"):
+        arrays(detection_evaluation_batches(source, 2, 24, shard=(1, 2)))
+
+
 # === Sources ===
 
 

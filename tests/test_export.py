@@ -16,6 +16,7 @@ from example_scripts import check_script, script
 import keras_resadapt
 from keras_resadapt import export
 from keras_resadapt.data import preprocess_encoded
+from keras_resadapt.export.warmup import write_warmup_requests
 
 NAMES = [f"class {i} é" for i in range(7)]
 SIGNATURES = [
@@ -258,7 +259,9 @@ def test_mixed_precision(dtype, tmp_path):
         model = tiny_model(resolutions=(16,))
     finally:
         keras.config.set_dtype_policy("float32")
-    export.export_saved_model(model, tmp_path / "1")
+    export.export_saved_model(
+        model, tmp_path / "1", encoded=False, warmup_batch_sizes=()
+    )
     signature = tf.saved_model.load(str(tmp_path / "1")).signatures["r16"]
     images = pixels(3, 16)
     outputs = signature(images=tf.constant(images))
@@ -307,14 +310,15 @@ def test_few_classes_no_names_no_preprocessing_no_warmup(tmp_path):
 
 
 def test_weights_are_stored_once(tmp_path):
-    model = tiny_model(filters=(16, 256))
-    export.export_saved_model(model, tmp_path / "all", encoded=False)
-    export.export_saved_model(
-        model,
-        tmp_path / "one",
-        points=model.operating_points[:1],
-        encoded=False,
-    )
+    model = tiny_model(resolutions=(32, 16), filters=(16, 256))
+    for name, points in (("all", None), ("one", model.operating_points[:1])):
+        export.export_saved_model(
+            model,
+            tmp_path / name,
+            points=points,
+            encoded=False,
+            warmup_batch_sizes=(),
+        )
 
     def size(name):
         files = (tmp_path / name).rglob("*")
@@ -329,7 +333,12 @@ def test_weights_are_stored_once(tmp_path):
 def test_frozen_weights_give_the_same_outputs(model, tmp_path):
     point = model.operating_points[2]
     export.export_saved_model(
-        model, tmp_path / "1", points=[point], encoded=False, freeze=True
+        model,
+        tmp_path / "1",
+        points=[point],
+        encoded=False,
+        freeze=True,
+        warmup_batch_sizes=(),
     )
     signature = tf.saved_model.load(tmp_path / "1").signatures["r16"]
     images = pixels(3, 16)
@@ -445,10 +454,7 @@ def test_bad_arguments(model, tmp_path, error, match, arguments):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "sizes", [(0,), (1.5,), [1] * 1001], ids=["zero", "float", "many"]
-)
-def test_failure_leaves_nothing(model, tmp_path, sizes):
+def test_failure_leaves_nothing(model, tmp_path):
     """The warm-up requests are written after the SavedModel."""
     points = model.operating_points[2:]
     refuses(
@@ -458,9 +464,15 @@ def test_failure_leaves_nothing(model, tmp_path, sizes):
         tmp_path / "1",
         points=points,
         encoded=False,
-        warmup_batch_sizes=sizes,
+        warmup_batch_sizes=[1] * 1001,
     )
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (1.5,)])
+def test_bad_warmup_batch_sizes(sizes, tmp_path):
+    with pytest.raises(ValueError, match="warmup_batch_sizes"):
+        write_warmup_requests(tmp_path, "pets", {}, sizes)
 
 
 def test_other_models_and_backends(model, tmp_path, monkeypatch):

@@ -361,7 +361,7 @@ def test_mixed_precision(batch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = make_mutual()
-        model.compile(training.SGD(0.05))
+        model.compile(training.SGD(0.05), run_eagerly=True)
         loss = model.train_on_batch(*batch)
         assert np.isfinite(loss)
         assert model.logits(batch[0], model.full_point).dtype == tf.float32
@@ -746,7 +746,7 @@ def test_training_forgets_statistics(mutual, batch, tmp_path):
         head.logits(x, head.full_point, training=True), before, atol=1e-5
     )
     for model in (mutual, head):
-        model.compile(training.SGD(0.1))
+        model.compile(training.SGD(0.1), run_eagerly=True)
         model.fit(*batch, verbose=0)
     assert head.operating_points == (head.full_point, point)
     assert mutual.operating_points == (mutual.full_point,)

@@ -176,7 +176,7 @@ class Counter(keras.metrics.Metric):
 @pytest.mark.slow
 def test_the_headline_point_under_the_plain_name(tiny, tiny_cascade, batch):
     for model, headline in ((tiny, "r32"), (tiny_cascade, "exit2")):
-        model.compile(training.SGD(0.01), metrics=["accuracy"])
+        model.compile(training.SGD(0.01), metrics=["accuracy"], run_eagerly=True)
         stop = keras.callbacks.EarlyStopping("val_accuracy", patience=5)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # also that a monitor is not there

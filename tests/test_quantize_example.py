@@ -2,38 +2,31 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-from conftest import make_tiny
+from example_scripts import check_script, write_image_folder
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import keras_resadapt
 
 
 def run(folder, resolutions, *arguments):
     """The folder's table; the script must succeed."""
     model = os.path.join(folder, "float.keras")
-    make_tiny(num_classes=8, resolutions=resolutions).save(model)
+    keras_resadapt.RSNet18(
+        3, resolutions, depths=(1,), filters=(16,), stem="small"
+    ).save(model)
     output = os.path.join(folder, "out")
-    result = subprocess.run(
-        [
-            sys.executable,
-            os.path.join(ROOT, "examples", "quantize.py"),
-            f"--model={model}",
-            f"--output_dir={output}",
-            "--epochs=1",
-            "--batch_size=500",
-            "--calibration_images=100",
-            "--timed_passes=1",
-            *arguments,
-        ],
-        env={**os.environ, "PYTHONPATH": ROOT},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+    check_script(
+        "quantize",
+        f"--model={model}",
+        f"--output_dir={output}",
+        f"--dataset={write_image_folder(folder / 'images')}",
+        "--epochs=1",
+        "--batch_size=12",
+        "--calibration_images=24",
+        "--timed_passes=1",
+        *arguments,
     )
-    assert result.returncode == 0, result.stdout[-3000:]
     with open(os.path.join(output, "table.json")) as file:
         table = json.load(file)
     assert list(table["accuracy"]) == ["float", "calibrated", "trained"]

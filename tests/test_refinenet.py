@@ -169,6 +169,7 @@ def convert_names(model):
     return {key: variables[0] for key, (variables, _) in targets.items()}
 
 
+@pytest.mark.slow
 def test_parameters_of_three_resolutions():
     model = keras_resadapt.RSRefineNet101()
     assert [p.name for p in model.operating_points] == ["r352", "r224", "r96"]

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resadapt.convert.multi_scale import msdnet_targets, ranet_targets
 from keras_resadapt.convert.mask_rcnn import is_mask_rcnn, mask_rcnn_targets
+from keras_resadapt.convert.multi_scale import msdnet_targets, ranet_targets
 from keras_resadapt.convert.mutualnet import mutualnet_targets
 from keras_resadapt.convert.rsnet import rsnet_targets
 from keras_resadapt.models.msdnet import MSDNet

@@ -7,6 +7,7 @@ from keras_resadapt.data.broken_images import check_pictures
 from keras_resadapt.data.class_names import read_class_names, write_class_names
 from keras_resadapt.data.coco_folder import coco_folder_source
 from keras_resadapt.data.contact_sheet import save_contact_sheet
+from keras_resadapt.data.data_service import through_service
 from keras_resadapt.data.decoding import MAX_PIXELS, decode
 from keras_resadapt.data.demo import (
     demo_detection_source,

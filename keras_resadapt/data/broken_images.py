@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resadapt.data.checks import check_broken_fraction
-from keras_resadapt.data.source import ImageSource
+from keras_resadapt.data.source import ImageSource, numbered
 
 
 def check_pictures(source: ImageSource, max_broken_fraction: float = 0.01) -> list[str]:
@@ -66,7 +66,7 @@ def without_broken(
     """
     total = source.num_examples
     allowed = int(max_broken_fraction * total)
-    made = records.enumerate().map(
+    made = numbered(records, total).map(
         lambda place, record: (place, make_element(place, record)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=deterministic,

@@ -11,6 +11,7 @@ from keras_resadapt.data.checks import (
     check_positive,
     check_range,
     check_resolutions,
+    check_shard,
 )
 from keras_resadapt.data.detection_source import (
     DetectionSource,
@@ -21,6 +22,7 @@ from keras_resadapt.data.detection_source import (
 )
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.segmentation_augmentation import UNIFORMS, random_colors
+from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
 
 # Images are padded to a multiple of the largest stride of the networks.
 STRIDE = 32
@@ -182,6 +184,7 @@ def detection_evaluation_batches(
     *,
     max_size: MaxSize = None,
     masks: bool | None = None,
+    shard: tuple[int, int] = (0, 1),
     max_broken_fraction: float = 0.01,
 ) -> tf.data.Dataset:
     """Returns every image once, in order, with its objects at the original size.
@@ -198,6 +201,7 @@ def detection_evaluation_batches(
         max_size: As for `detection_training_batches`, for the largest resolution. It is
             scaled in proportion for the other resolutions.
         masks: Whether targets have masks. None for masks if the source has them.
+        shard: As for `evaluation_batches`.
         max_broken_fraction: Largest tolerated fraction of broken images, in [0, 0.5].
 
     Returns:
@@ -229,6 +233,7 @@ def detection_evaluation_batches(
     """
     _check_source(source)
     check_positive("batch_size", batch_size)
+    check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
     sizes, single = check_resolutions(resolutions)
     with_masks = _check_masks(source, masks)
@@ -240,8 +245,7 @@ def detection_evaluation_batches(
         placement = augmentation.whole_image(new)
         return augmentation.place_image(image, placement, _canvas(limit)), new
 
-    def make_element(place, element):
-        image, objects, name = element
+    def make_element(image, objects, name):
         fault = source.find_fault(objects, tf.shape(image)[:2], name)
         stored = objects.pop("masks", None)
         objects.pop("annotated_size", None)
@@ -254,19 +258,39 @@ def detection_evaluation_batches(
             "original_size": tf.shape(image)[:2],
             "count": tf.size(objects["classes"]),
         }
-        with tf.control_dependencies([assert_no_faults(fault)]):
-            images = tuple(tf.identity(image) for image in images)
-        return (images[0] if single else images), targets
+        return (images[0] if single else images), targets, fault
 
-    batches = (
-        _decoded(source, max_broken_fraction)
-        .map(make_element, num_parallel_calls=tf.data.AUTOTUNE)
-        .padded_batch(batch_size)
+    def element_of(place, record):
+        image = source.read_image(record[0])
+        objects = source.read_objects(record[1], tf.shape(image)[:2])
+        return make_element(image, objects, record[2])
+
+    def check(images, targets, faults):
+        with tf.control_dependencies([assert_no_faults(faults)]):
+            return tf.nest.map_structure(tf.identity, images), targets
+
+    if shard[1] > 1:
+        batches = sharded_batches(
+            source,
+            element_of,
+            batch_size,
+            shard,
+            max_broken_fraction,
+            empty_side=0,
+            padded=True,
+        )
+    else:
+        batches = (
+            _decoded(source, max_broken_fraction)
+            .map(
+                lambda place, element: make_element(*element),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .padded_batch(batch_size)
+        )
+    return with_cardinality(batches.map(check), source, batch_size, shard).prefetch(
+        tf.data.AUTOTUNE
     )
-    if source.known_broken is not None:
-        count = -(-(source.num_examples - source.known_broken) // batch_size)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
-    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _training_targets(

@@ -251,7 +251,9 @@ def check_objects(source: DetectionSource, max_objects: int = 100) -> ObjectCoun
         numbers["images_without_objects"] = tf.cast(empty, tf.int64)
         return numbers
 
-    readable = source.records.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    readable = source.numbered_records.map(
+        lambda number, record: read(*record), num_parallel_calls=tf.data.AUTOTUNE
+    )
     batches = readable.ignore_errors().map(count, num_parallel_calls=tf.data.AUTOTUNE)
     totals = dict.fromkeys(batches.element_spec, 0)
     for numbers in batches.as_numpy_iterator():

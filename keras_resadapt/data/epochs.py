@@ -12,8 +12,12 @@ from keras_resadapt.data.checks import (
     check_positive,
     check_shard,
 )
-from keras_resadapt.data.source import ImageSource
-from keras_resadapt.data.substitution import GROUP, Places
+from keras_resadapt.data.source import ImageSource, numbered
+from keras_resadapt.data.substitution import first_unbroken, with_substitutes
+
+# Broken images are replaced by one of the first images of the source. They are few, so
+# that little is read to find one.
+CANDIDATES = 1024
 
 
 @dataclasses.dataclass
@@ -120,23 +124,50 @@ class Epochs:
             images_per_epoch = self.steps * self.batch_size
         else:
             images_per_epoch = self.source.num_examples
-        first_place = self.initial_step * self.batch_size
+        # Traced once, for the images and for their substitutes
+        element_of = tf.function(make_element)
 
-        def is_read(places):
-            return places % self.batch_size // rows == index
+        def is_read(place, record):
+            return place % self.batch_size // rows == index
 
+        # Conversion would take longer than all else. `make_element` is converted.
+        @tf.autograph.experimental.do_not_convert
         def one_epoch(epoch):
             epoch_seed = int(self.seed) * 1_000_003 + 2 * epoch
-            places = Places(
-                self._shuffled(epoch_seed),
-                self.source.records.repeat(1 + GROUP // self.source.num_examples),
-                lambda place, record: make_element(epoch_seed, place, record),
+            first = tf.where(
+                epoch == self.initial_epoch, self.initial_step * self.batch_size, 0
+            )
+            first = tf.cast(first, tf.int64)
+            records = numbered(self._shuffled(epoch_seed), self.source.num_examples)
+            # Records that cannot be read are missing at the end.
+            records = records.ignore_errors().enumerate()
+            records = records.skip(first).take(images_per_epoch - first)
+            if count > 1:
+                records = records.filter(is_read)
+
+            def element(position, placed):
+                place, (_, record) = placed
+                return position, element_of(epoch_seed, place, record)
+
+            def substitute(position):
+                batch, row = position // rows, position % rows
+                place = first + batch * self.batch_size + index * rows + row
+                return first_unbroken(
+                    self.source.numbered_records,
+                    place % min(self.source.num_examples, CANDIDATES),
+                    lambda number, record: element_of(epoch_seed, place, record),
+                )
+
+            elements = records.enumerate().map(
+                element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+            return with_substitutes(
+                elements.ignore_errors().batch(rows),
+                (images_per_epoch - first) // count,
+                substitute,
                 self._allowed_broken(),
                 self._message(),
-            )
-            first = tf.where(epoch == self.initial_epoch, first_place, 0)
-            elements = places.rows(tf.cast(first, tf.int64), images_per_epoch, is_read)
-            return elements.rebatch(rows, drop_remainder=self.drop_remainder)
+            ).rebatch(rows, drop_remainder=self.drop_remainder)
 
         last = tf.int64.max if self.epochs is None else self.initial_epoch + self.epochs
         batches = tf.data.Dataset.range(self.initial_epoch, last).flat_map(one_epoch)

@@ -172,7 +172,7 @@ def _in_memory(source: ImageSource) -> ImageSource:
         return _detection_in_memory(source)
     count = source.num_examples
     targets, names = [0] * count, [b""] * count
-    records = source.records.ignore_errors().enumerate()
+    records = source.numbered_records.ignore_errors()
     for place, (_, target, name) in records.as_numpy_iterator():
         targets[place], names[place] = target, name
     images = _read_all(source, lambda record: source.read(record[0]))
@@ -193,7 +193,7 @@ def _in_memory(source: ImageSource) -> ImageSource:
 
 def _detection_in_memory(source: DetectionSource) -> DetectionSource:
     images = _read_all(source, lambda record: source.read(record[0]))
-    records = source.records.enumerate().map(
+    records = source.numbered_records.map(
         lambda place, record: (place, record[1], record[2])
     )
     return dataclasses.replace(
@@ -207,7 +207,7 @@ def _detection_in_memory(source: DetectionSource) -> DetectionSource:
 def _read_all(source: ImageSource, read: Callable) -> tf.Tensor:
     """Returns the bytes of one file per record."""
     files = [b""] * source.num_examples
-    contents = source.records.enumerate().map(
+    contents = source.numbered_records.map(
         lambda place, record: (place, read(record)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )

@@ -61,8 +61,8 @@ def training_batches(
     `initial_step=s` gives the batches of the uninterrupted run from step s of epoch k
     on. No image is read or decoded for the steps before it.
 
-    An image that cannot be decoded is replaced by an image near it in the order of the
-    epoch. The other images of the epoch keep their places. `check_pictures(source)`
+    An image that cannot be decoded is replaced by one of the first 1024 images of the
+    source. The other images of the epoch keep their places. `check_pictures(source)`
     returns the names of the broken images.
 
     With several workers, each worker reads, decodes and augments its own rows of every

@@ -164,14 +164,14 @@ class SegmentationSource(ImageSource):
         return checks
 
     def _find_largest_label(self) -> int:
-        def largest(handle, mask_handle, name):
-            mask = self.read_mask(mask_handle)
+        def largest(number, record):
+            mask = self.read_mask(record[1])
             labels = tf.cast(decode_mask(mask) if self.encoded else mask, tf.int32)
             if self.ignore_class is not None:
                 labels = tf.where(labels == self.ignore_class, -1, labels)
             return tf.reduce_max(labels)
 
-        found = self.records.map(
+        found = self.numbered_records.map(
             largest, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
         ).ignore_errors()
         result = int(found.reduce(-1, tf.maximum))

@@ -18,6 +18,7 @@ def sharded_batches(
     shard: tuple[int, int],
     max_broken_fraction: float,
     empty_side: int = 32,
+    padded: bool = False,
 ) -> tf.data.Dataset:
     """Returns the rows of one worker in each global batch of a source, in order.
 
@@ -33,6 +34,8 @@ def sharded_batches(
         max_broken_fraction: Largest tolerated fraction of broken images.
         empty_side: Height and width in pixels of images in batches without rows, if
             the size is not known.
+        padded: Whether to pad tensors of different shapes with zeros, instead of an
+            error.
 
     Returns:
         `tf.data.Dataset` of batches. Iterating raises
@@ -60,7 +63,8 @@ def sharded_batches(
 
     def one_batch(number, window):
         records = tf.data.Dataset.zip(window).skip(index * rows).take(rows)
-        batch = make(records).ignore_errors().batch(rows)
+        elements = make(records).ignore_errors()
+        batch = elements.padded_batch(rows) if padded else elements.batch(rows)
         expected = tf.clip_by_value(total - number * batch_size - index * rows, 0, rows)
         batch = batch.concatenate(tf.data.Dataset.from_tensors(empty)).take(1)
         return batch.map(lambda *element: (expected, element))
@@ -81,7 +85,8 @@ def sharded_batches(
         with tf.control_dependencies([check]):
             return broken, tf.nest.map_structure(tf.identity, element)
 
-    windows = source.records.ignore_errors().window(batch_size).enumerate()
+    records = source.numbered_records.ignore_errors().map(lambda place, record: record)
+    windows = records.window(batch_size).enumerate()
     return windows.interleave(
         one_batch,
         cycle_length=PARALLEL_BATCHES,

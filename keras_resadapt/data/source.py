@@ -58,6 +58,16 @@ class ImageSource:
         )
 
     @property
+    def numbered_records(self) -> tf.data.Dataset:
+        """`tf.data.Dataset` of (number, record), for use with `ignore_errors`.
+
+        Iterating ends after `num_examples` records and errors. `records` alone may not
+        end with `ignore_errors`: TensorFlow reports a missing TFRecord file again and
+        again.
+        """
+        return numbered(self.records, self.num_examples)
+
+    @property
     def known_broken(self) -> int | None:
         """The number of broken images if it is known without reading, otherwise None.
 
@@ -148,7 +158,7 @@ class ImageSource:
 
         # The shape is returned although it is not used: TensorFlow would otherwise
         # remove the decoding.
-        checked = self.records.enumerate().map(
+        checked = self.numbered_records.map(
             lambda place, record: (place, self.check_record(record)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=False,
@@ -165,7 +175,7 @@ class ImageSource:
         # Records that cannot even be read (a damaged TFRecord file) are skipped here
         # too, and have no name.
         batches = (
-            self.records.map(lambda handle, label, name: name)
+            self.numbered_records.map(lambda place, record: record[2])
             .ignore_errors()
             .batch(4096)
         )
@@ -177,3 +187,13 @@ class ImageSource:
         missing = [name for name, good in zip(names, decodable) if not good]
         unreadable = self.num_examples - len(names)
         return missing + [f"unreadable record of {self.name}"] * unreadable
+
+
+def numbered(records: tf.data.Dataset, count: int) -> tf.data.Dataset:
+    """Returns records with their numbers, and ends after `count` records and errors.
+
+    Args:
+        records: The records. A record may not be readable.
+        count: The largest number of records.
+    """
+    return tf.data.Dataset.zip((tf.data.Dataset.range(count), records))
