@@ -2,7 +2,6 @@
 
     python examples/benchmark_workers.py --measure=scaling
     python examples/benchmark_workers.py --measure=kills --kills=30
-    python examples/benchmark_workers.py --measure=images
 
 scaling: the time of a training step of `RSNet18` at one resolution, with the gradients
     of a whole ResNet-18, in one process without a strategy, and on 1 and 2 workers.
@@ -11,11 +10,8 @@ scaling: the time of a training step of `RSNet18` at one resolution, with the gr
 kills: a training on two workers, of which one, the other or both are killed
     (SIGKILL) at a random moment, and which is then resumed. The final weights and the
     log must be those of a training that was not interrupted, bit by bit.
-images: images per second that the input pipeline of each of 1 and 2 workers gives,
-    one core each, and how many images each of them decodes per global batch.
 """
 
-import dataclasses
 import json
 import os
 import random
@@ -28,29 +24,25 @@ import time
 import command_line  # first: it silences TensorFlow
 import keras
 import numpy as np
-import shared_flags
 import tensorflow as tf
 from absl import flags
 from local_workers import start_workers, wait_for
 from tables import print_table
 
 import keras_resadapt
-from keras_resadapt import data, training
+from keras_resadapt import training
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "measure", "scaling", ["scaling", "kills", "images"], "What to measure."
-)
+flags.DEFINE_enum("measure", "scaling", ["scaling", "kills"], "What to measure.")
 flags.DEFINE_integer("images_per_worker", 32, "Images per step and worker.")
 flags.DEFINE_integer("resolution", 96, "Resolution in pixels.")
 flags.DEFINE_integer("steps", 10, "Timed steps.", lower_bound=1)
 flags.DEFINE_integer("kills", 30, "Trainings that are killed.", lower_bound=1)
 flags.DEFINE_string("result", None, "Internal: where this process writes its result.")
-flags.DEFINE_integer("shards", 1, "Internal: number of shards of the data.")
+flags.DEFINE_bool("alone", False, "Internal: measure without a strategy.")
 
 NUM_CLASSES = 1000
 WARM_UP = 3
-BATCHES = 20  # of the input pipeline
 TRAINING = (
     "--model=resnet18",
     "--stem=small",
@@ -129,9 +121,8 @@ class StepTimes(keras.callbacks.Callback):
 
 def measure_step() -> None:
     """Measures the step of this worker."""
-    alone = FLAGS.shards == 0
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    scope = training.strategy_scope("none" if alone else "multi_worker")
+    scope = training.strategy_scope("none" if FLAGS.alone else "multi_worker")
     workers = training.num_workers()
     batch_size = FLAGS.images_per_worker * workers
     rng = np.random.default_rng(0)
@@ -178,7 +169,7 @@ def reduced_bytes(model: keras.Model) -> dict[str, int]:
 
 def report_scaling() -> None:
     """Prints step times and efficiencies."""
-    alone = measure_in_processes("scaling", 0, "--shards=0")[0]
+    alone = measure_in_processes("scaling", 0, "--alone")[0]
     rows = [("one process", 1, f"{1000 * alone['step']:.0f}", "1.00")]
     for workers in (1, 2):
         results = measure_in_processes("scaling", workers)
@@ -279,76 +270,11 @@ def kill_once(folder: str, victims, moment: float, expected) -> tuple:
     )
 
 
-# === Input pipeline ===
-
-
-def measure_images() -> None:
-    """Measures the input pipeline of one worker."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    decoded = tf.Variable(0, dtype=tf.int64)
-    source = shared_flags.load_source("train")
-    read = source.read
-
-    def counted(handle):
-        with tf.control_dependencies([decoded.assign_add(1)]):
-            return tf.identity(read(handle))
-
-    batch_size = FLAGS.images_per_worker * FLAGS.shards
-    batches = data.training_batches(
-        dataclasses.replace(source, read=counted),
-        batch_size,
-        FLAGS.resolution,
-        seed=0,
-        shard=(index, FLAGS.shards),
-    )
-    iterator = iter(batches)
-    images = next(iterator)[0]
-    start = time.perf_counter()
-    for _ in range(BATCHES):
-        next(iterator)
-    seconds = time.perf_counter() - start
-    write_result(
-        index,
-        rate=BATCHES * int(images.shape[0]) / seconds,
-        # What is prefetched counts as well.
-        decoded=int(decoded) / (BATCHES + 1),
-    )
-
-
-def report_images() -> None:
-    """Prints images per second and decoded images of the workers."""
-    rows = []
-    for workers in (1, 2):
-        arguments = (f"--shards={workers}", f"--dataset={FLAGS.dataset}")
-        if FLAGS.data_dir:
-            arguments += (f"--data_dir={FLAGS.data_dir}",)
-        for index, result in enumerate(
-            measure_in_processes("images", workers, *arguments)
-        ):
-            rows.append(
-                (
-                    workers,
-                    index,
-                    FLAGS.images_per_worker * workers,
-                    f"{result['rate']:.0f}",
-                    f"{result['decoded']:.0f}",
-                )
-            )
-    print_table(
-        ("workers", "worker", "global batch", "images per s", "decoded per batch"),
-        rows,
-    )
-
-
 def main() -> None:
     if FLAGS.result:
-        {"scaling": measure_step, "images": measure_images}[FLAGS.measure]()
+        measure_step()
         return
-    {"scaling": report_scaling, "kills": report_kills, "images": report_images}[
-        FLAGS.measure
-    ]()
+    {"scaling": report_scaling, "kills": report_kills}[FLAGS.measure]()
 
 
 if __name__ == "__main__":
