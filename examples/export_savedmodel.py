@@ -1,4 +1,4 @@
-r"""Exports a trained classifier as a SavedModel for TensorFlow Serving.
+r"""Exports a trained network as a SavedModel for TensorFlow Serving.
 
     python examples/export_savedmodel.py \
         --model=pets.keras --output=served/pets/1 --class_names=pets.txt
@@ -46,6 +46,11 @@ flags.DEFINE_bool(
     "freeze",
     False,
     "Export constant weights, which are faster, and are stored in each signature.",
+)
+flags.DEFINE_bool(
+    "full_masks",
+    False,
+    "Networks with masks of objects: also return masks at the size of the images.",
 )
 
 
@@ -108,6 +113,7 @@ def main():
         warmup_batch_sizes=FLAGS.warmup_batch_size,
         thresholds=thresholds,
         freeze=FLAGS.freeze,
+        full_masks=FLAGS.full_masks,
     )
     print_signatures(description)
     size = folder_bytes(FLAGS.output) / 1e6

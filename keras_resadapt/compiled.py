@@ -33,16 +33,12 @@ def compile_function(function: Callable, *shapes: tuple[int | None, ...]) -> Cal
 
 
 def compile_any_size(function: Callable) -> Callable:
-    """Compiles a function of nested tensors for any batch size, height and width.
+    """Compiles a function of nested tensors for all sizes, on TensorFlow.
 
     Args:
-        function: The function. On TensorFlow, it is traced once: all sizes but those
-            of the last axis are unknown.
+        function: The function. It is traced once: all sizes but those of the last
+            axis are unknown.
     """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
     import tensorflow as tf
 
     compiled = tf.function(function, autograph=False)

@@ -75,7 +75,7 @@ class MutualNet(SwitchableNetwork):
         calibrated: The points that have statistics, as pairs (resolution, width).
             A saved model stores them. Their statistics are NaN until weights are
             loaded or the points are calibrated.
-        **kwargs: `num_classes`, `quantization`, `name` and `dtype`; see
+        **kwargs: `num_classes`, `frozen_bn`, `quantization`, `name` and `dtype`; see
             `SwitchableNetwork`.
 
     Attributes:

@@ -1,21 +1,19 @@
 """The root model: a network that runs at a list of operating points."""
 
 import functools
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_resadapt.backend import on_tensorflow_cpu
-from keras_resadapt.compiled import compile_any_size
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers.arguments import with_plain_arguments
 from keras_resadapt.layers.replicas import in_replica, num_replicas, spans_workers
 from keras_resadapt.models.identity import read_identity, write_identity
 from keras_resadapt.models.metrics import metrics_per_output
+from keras_resadapt.models.whole_images import WholeImages
 from keras_resadapt.points import NotingPoint, OperatingPoint
 from keras_resadapt.points.recording import symbolic_call
 from keras_resadapt.profile import ProfileRow, profile_point
@@ -24,7 +22,7 @@ from keras_resadapt.tasks import Task
 from keras_resadapt.training.data_parallel import copying_batches, split_over_devices
 
 
-class Network(keras.Model):
+class Network(WholeImages, keras.Model):
     """A network that runs at a list of operating points and serves one task.
 
     It holds what all families share: building, profile, quantization, saving,
@@ -77,7 +75,6 @@ class Network(keras.Model):
             )
         self.task = task
         self.quantization = quantization
-        self._point_functions = {}
         self.task_loss = task.make_loss()
 
     def build(self, input_shape=None):
@@ -421,73 +418,9 @@ class Network(keras.Model):
         every operating point instead of a loss; see `score_points`.
         """
         if self.task.make_scorer() is not None:
-            return self._evaluate_scores(x, *args, **kwargs)
+            return self.evaluate_scores(x, *args, **kwargs)
         with copying_batches(x):
             return super().evaluate(x, *args, **kwargs)
-
-    def _evaluate_scores(
-        self,
-        x,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        **kwargs,
-    ):
-        if y is not None or sample_weight is not None or not hasattr(x, "__iter__"):
-            raise ValueError(
-                "`x` must be batches of images and targets, such as a "
-                f"`tf.data.Dataset`, without `y` and `sample_weight`. Received: {x}"
-            )
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = keras.callbacks.CallbackList(callbacks, model=self)
-        callbacks.on_test_begin()
-        batches = itertools.islice(x, steps)
-        scores = self.score_points(batches, self.operating_points)
-        headline = self.headline_point.name
-        logs = dict(scores[headline])
-        for name, values in scores.items():
-            logs |= {f"{name}_{key}": value for key, value in values.items()}
-        callbacks.on_test_end(logs)
-        if verbose not in (0, "auto"):
-            print(", ".join(f"{k}: {v:.4f}" for k, v in scores[headline].items()))
-        return logs if return_dict else list(logs.values())
-
-    def score_points(
-        self, data: Iterable, points: Iterable[OperatingPoint] | None = None
-    ) -> dict[str, dict[str, float]]:
-        """Scores operating points on a data set, outside of graphs.
-
-        Args:
-            data: Batches (images, targets), such as those of
-                `data.detection_evaluation_batches`: images of the largest resolution,
-                from which smaller ones are resized, or a tuple with one tensor per
-                resolution of the network.
-            points: The operating points; by default `operating_points`.
-
-        Returns:
-            The scores of the task by name, by the name of the operating point.
-
-        Raises:
-            ValueError: The task has no such scores, or `data` has no batches.
-        """
-        points = self.points_to_calibrate(points)
-        scorers = {point.name: self.task.make_scorer() for point in points}
-        if None in scorers.values():
-            raise ValueError(f"{type(self.task).__name__} has no scores of points.")
-        empty = True
-        for images, targets in data:
-            empty = False
-            for point in points:
-                view, labels = self.view_at(images, targets, point)
-                outputs = self.run_at(point, view, labels)
-                scorers[point.name].update_state(labels, outputs)
-        if empty:
-            raise ValueError("`data` must have at least one batch.")
-        return {name: scorer.result() for name, scorer in scorers.items()}
 
     def _check_batch_size(self, x, batch_size: int | None) -> None:
         """Raises a `ValueError` for a batch size that replicas do not divide.
@@ -673,73 +606,6 @@ class Network(keras.Model):
     def predict_step(self, *args):
         *state, data = args
         return super().predict_step(*state, split_over_devices(data))
-
-    def detect(
-        self,
-        images,
-        point: OperatingPoint | str | None = None,
-        sizes=None,
-        batch_size: int = 8,
-    ) -> dict[str, Any]:
-        """Returns the detections in images of any sizes, for a task that has some.
-
-        Images are resized so that their short side has the resolution of the point.
-
-        Args:
-            images: A sequence of images of shape (height, width, 3), or images that
-                are padded at the bottom and on the right, of shape
-                (batch, height, width, 3). Pixels are in the range that
-                `preprocessing` expects.
-            point: The operating point, or its name; by default the headline point.
-            sizes: Height and width of padded images before they were padded, integers
-                of shape (batch, 2); by default they are not padded.
-            batch_size: Number of images that run together.
-
-        Returns:
-            The outputs of the task as arrays, with boxes in pixels of the images as
-            they were passed.
-
-        Raises:
-            ValueError: The task has no detections, there are no images, or an image
-                has another shape or pixels that are not finite.
-        """
-        point = self.headline_point if point is None else self.point_of(point)
-        parts = []
-        for start in range(0, max(len(images), 1), batch_size):
-            part = slice(start, start + batch_size)
-            batch, targets = self.task.prepare_images(
-                images[part],
-                self.resolution_of(point),
-                None if sizes is None else sizes[part],
-            )
-            outputs = self.run_at(point, batch, targets)
-            parts.append(self.task.in_own_pixels(targets, outputs))
-        return {
-            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-        }
-
-    def run_at(self, point: OperatingPoint, images, targets=None) -> Any:
-        """Runs a compiled pass at a point, which is traced once per point.
-
-        Args:
-            point: The operating point.
-            images: Images at the resolution of the point.
-            targets: What belongs to the images; see `Task.inference_targets`.
-
-        Returns:
-            The outputs of the task, as arrays.
-        """
-        if point not in self._point_functions:
-
-            def run(images, targets):
-                inputs = {"images": images, "targets": targets}
-                return self(inputs, point=point)
-
-            self._point_functions[point] = compile_any_size(run)
-        outputs = self._point_functions[point](
-            ops.cast(images, "float32"), self.task.inference_targets(targets)
-        )
-        return keras.tree.map_structure(np.asarray, outputs)
 
     def make_predict_function(self, force=False):
         """Returns a function that compiles one graph per resolution.

@@ -61,7 +61,7 @@ class RSNet(SwitchableNetwork):
         private_bn: Whether each resolution has its own BatchNormalization. Without
             it, the network is the one of parallel training with shared
             BatchNormalization (figure 4, left).
-        **kwargs: `num_classes`, `quantization`, `name` and `dtype`; see
+        **kwargs: `num_classes`, `frozen_bn`, `quantization`, `name` and `dtype`; see
             `SwitchableNetwork`.
 
     Attributes:

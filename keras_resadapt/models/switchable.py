@@ -221,20 +221,23 @@ class SwitchableNetwork(Network):
         Raises:
             ValueError: A tuple has another number of tensors.
         """
-        if not isinstance(images, (tuple, list)):
-            images = ops.cast(images, "float32")
-            if point.resolution == self.resolutions[0]:
-                return images, targets
-            return self.resized(images, targets, point.resolution)
-        if len(images) != len(self.resolutions):
+        is_tuple = isinstance(images, (tuple, list))
+        if is_tuple and len(images) != len(self.resolutions):
             raise ValueError(
                 "A tuple of images must have one tensor per resolution, the "
                 f"largest first: {self.resolutions}. Received: {len(images)} tensors"
             )
-        index = self.resolutions.index(point.resolution)
-        if targets is not None:
-            targets = self.task.targets_of_view(targets, index)
-        return images[index], targets
+        resolution, index = point.resolution, 0
+        if is_tuple:
+            if resolution in self.resolutions:
+                index = self.resolutions.index(resolution)
+            images = images[index]
+            if targets is not None:
+                targets = self.task.targets_of_view(targets, index)
+        images = ops.cast(images, "float32")
+        if resolution == self.resolutions[index]:
+            return images, targets
+        return self.resized(images, targets, resolution)
 
     # === Transfer ===
 

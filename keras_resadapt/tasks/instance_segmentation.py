@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.boxes import DetectionSettings
 from keras_resadapt.heads.mask_rcnn import MaskRCNN
 from keras_resadapt.layers import resize_bilinear
@@ -96,6 +97,7 @@ class InstanceSegmentation(Task):
         )
 
     def head(self, layers, strides: Mapping[str, int]) -> MaskRCNN:
+        require_tensorflow("InstanceSegmentation")
         return MaskRCNN(
             self.num_classes,
             strides,

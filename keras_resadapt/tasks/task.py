@@ -31,8 +31,6 @@ class Task:
             any height and width.
         takes_targets: Whether the head compares its outputs with the targets in
             training. The outputs then hold what the loss needs.
-        metric_shape: Shape of what metrics take (`metric_inputs`); None if it is
-            that of the outputs.
     """
 
     num_classes: int | None = None
@@ -40,7 +38,6 @@ class Task:
     any_shape: bool = False
     padded: bool = False
     takes_targets: bool = False
-    metric_shape: tuple[int, ...] | None = None
 
     def head(self, layers: LayerSet, strides: Mapping[str, int]) -> Block:
         """Returns a new head, named `"head"`.
@@ -206,6 +203,11 @@ class Task:
                 task's default.
         """
         return list(metrics or ())
+
+    @property
+    def metric_shape(self) -> tuple[int, ...] | None:
+        """Shape of what the metrics take; None if it is that of the outputs."""
+        return None
 
     def metric_inputs(
         self, targets: Any, outputs: Any, sample_weight: Any = None

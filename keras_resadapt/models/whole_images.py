@@ -1,0 +1,160 @@
+"""Detections in images of any size, and scores of whole data sets."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_resadapt.compiled import compile_any_size
+from keras_resadapt.points import OperatingPoint
+
+
+class WholeImages:
+    """The methods of a network that run outside of graphs, image sizes included.
+
+    They serve tasks that have detections (`Task.prepare_images`) or scores of whole
+    data sets (`Task.make_scorer`). `Network` derives from this class.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Compiled passes by operating point
+        self._point_functions = {}
+
+    def run_at(self: Any, point: OperatingPoint, images, targets=None) -> Any:
+        """Runs a compiled pass at a point, which is traced once (TensorFlow).
+
+        Args:
+            point: The operating point.
+            images: Images at the resolution of the point.
+            targets: What belongs to the images; see `Task.inference_targets`.
+
+        Returns:
+            The outputs of the task, as arrays.
+        """
+        if point not in self._point_functions:
+
+            def run(images, targets):
+                inputs = {"images": images, "targets": targets}
+                return self(inputs, point=point)
+
+            self._point_functions[point] = compile_any_size(run)
+        outputs = self._point_functions[point](
+            ops.cast(images, "float32"), self.task.inference_targets(targets)
+        )
+        return keras.tree.map_structure(np.asarray, outputs)
+
+    def detect(
+        self: Any,
+        images,
+        point: OperatingPoint | str | None = None,
+        sizes=None,
+        batch_size: int = 8,
+    ) -> dict[str, Any]:
+        """Returns the detections in images of any sizes, for a task that has some.
+
+        Images are resized so that their short side has the resolution of the point.
+
+        Args:
+            images: A sequence of images of shape (height, width, 3), or images that
+                are padded at the bottom and on the right, of shape
+                (batch, height, width, 3). Pixels are in the range that
+                `preprocessing` expects.
+            point: The operating point, or its name; by default the headline point.
+            sizes: Height and width of padded images before they were padded, integers
+                of shape (batch, 2); by default they are not padded.
+            batch_size: Number of images that run together.
+
+        Returns:
+            The outputs of the task as arrays, with boxes in pixels of the images as
+            they were passed.
+
+        Raises:
+            ValueError: The task has no detections, there are no images, or an image
+                has another shape or pixels that are not finite.
+        """
+        point = self.headline_point if point is None else self.point_of(point)
+        parts = []
+        for start in range(0, max(len(images), 1), batch_size):
+            part = slice(start, start + batch_size)
+            batch, targets = self.task.prepare_images(
+                images[part],
+                self.resolution_of(point),
+                None if sizes is None else sizes[part],
+            )
+            outputs = self.run_at(point, batch, targets)
+            parts.append(self.task.in_own_pixels(targets, outputs))
+        return {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+
+    def score_points(
+        self: Any, data: Iterable, points: Iterable[OperatingPoint] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Scores operating points on a data set, outside of graphs.
+
+        Args:
+            data: Batches (images, targets), such as those of
+                `data.detection_evaluation_batches`: images of the largest resolution,
+                from which smaller ones are resized, or a tuple with one tensor per
+                resolution of the network.
+            points: The operating points; by default `operating_points`.
+
+        Returns:
+            The scores of the task by name, by the name of the operating point.
+
+        Raises:
+            ValueError: The task has no such scores, or `data` has no batches.
+        """
+        points = self.points_to_calibrate(points)
+        scorers = {point.name: self.task.make_scorer() for point in points}
+        if None in scorers.values():
+            raise ValueError(f"{type(self.task).__name__} has no scores of points.")
+        empty = True
+        for images, targets in data:
+            empty = False
+            views = {}
+            for point in points:
+                if point.resolution not in views:
+                    views[point.resolution] = self.view_at(images, targets, point)
+                view, labels = views[point.resolution]
+                outputs = self.run_at(point, view, labels)
+                scorers[point.name].update_state(labels, outputs)
+        if empty:
+            raise ValueError("`data` must have at least one batch.")
+        return {name: scorer.result() for name, scorer in scorers.items()}
+
+    def evaluate_scores(
+        self: Any,
+        x,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """Evaluates as `Network.evaluate` does, by `score_points`."""
+        if y is not None or sample_weight is not None or not hasattr(x, "__iter__"):
+            raise ValueError(
+                "`x` must be batches of images and targets, such as a "
+                f"`tf.data.Dataset`, without `y` and `sample_weight`. Received: {x}"
+            )
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(callbacks, model=self)
+        callbacks.on_test_begin()
+        batches = itertools.islice(x, steps)
+        scores = self.score_points(batches, self.operating_points)
+        headline = self.headline_point.name
+        logs = dict(scores[headline])
+        for name, values in scores.items():
+            logs |= {f"{name}_{key}": value for key, value in values.items()}
+        callbacks.on_test_end(logs)
+        if verbose not in (0, "auto"):
+            print(", ".join(f"{k}: {v:.4f}" for k, v in scores[headline].items()))
+        return logs if return_dict else list(logs.values())
