@@ -674,7 +674,13 @@ def test_jax_trains_the_same(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", ON_JAX, tmp_path / "data.npz"]
         + [tmp_path / "start.weights.h5"],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            # Compile fast, not for speed
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        },
         capture_output=True,
         text=True,
     )
