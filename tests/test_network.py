@@ -232,6 +232,24 @@ def test_metrics_of_probabilities(batch):
 # === Training ===
 
 
+@pytest.mark.parametrize("make", [make_tiny, make_tiny_cascade, make_mutual])
+def test_a_step_is_traced_once(make, batch, monkeypatch):
+    """TensorFlow traces a step again whose first trace created variables."""
+    model = make()
+    model.compile(keras.optimizers.SGD(0.01, 0.9), metrics=["accuracy"])
+    traces = []
+    prepare = type(model)._prepare
+    monkeypatch.setattr(
+        type(model),
+        "_prepare",
+        lambda self, *args, **kwargs: (
+            traces.append(1) or prepare(self, *args, **kwargs)
+        ),
+    )
+    model.fit(*batch, batch_size=4, verbose=0)
+    assert traces == [1]
+
+
 def test_loss_weights_are_refused(tiny):
     with pytest.raises(ValueError, match="`loss_weights` must be None.*2.0"):
         tiny.compile(loss_weights=2.0)

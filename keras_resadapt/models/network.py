@@ -445,25 +445,51 @@ class Network(WholeImages, keras.Model):
             )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the metrics and the optimizer from the shapes of the data.
+        """Builds the metrics, and under a strategy the optimizer, from shapes.
 
+        TensorFlow traces a step a second time if the first trace created variables.
         Keras takes a batch from the data, which under a strategy it averages over the
         replicas; several workers cannot do that.
         """
-        if (
-            iterator is None
-            or keras.backend.backend() != "tensorflow"
-            or self.distribute_strategy.num_replicas_in_sync == 1
-        ):
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        one_replica = (
+            on_tensorflow and self.distribute_strategy.num_replicas_in_sync == 1
+        )
+        if not on_tensorflow or (iterator is None and not one_replica):
             super()._maybe_symbolic_build(iterator, data_batch)
             return
-        spec = keras.tree.map_structure(
-            # A data set that is distributed already has one spec per local replica.
-            lambda part: getattr(part, "_value_specs", (part,))[0],
-            iterator.data_adapter.get_tf_dataset().element_spec,
-        )
+        if iterator is not None:
+            data_batch = keras.tree.map_structure(
+                # A distributed data set has one spec per local replica.
+                lambda part: getattr(part, "_value_specs", (part,))[0],
+                iterator.data_adapter.get_tf_dataset().element_spec,
+            )
         with self.distribute_strategy.scope():
-            self._symbolic_build(data_batch=spec)
+            if one_replica:
+                self._build_metrics(*keras.utils.unpack_x_y_sample_weight(data_batch))
+            else:
+                self._symbolic_build(data_batch=data_batch)
+
+    def _build_metrics(self, x, y, sample_weight=None) -> None:
+        """Creates the metrics that were passed by name, which depend on shapes."""
+        metrics = self._compile_metrics
+        if metrics is None or metrics.built or not hasattr(y, "shape"):
+            return
+        x, y = keras.tree.map_structure(
+            lambda v: keras.KerasTensor(
+                v.shape, keras.backend.standardize_dtype(v.dtype)
+            ),
+            (x, y),
+        )
+        try:
+            outputs = self.compute_output_spec(x)
+            if not isinstance(outputs, dict):
+                outputs = {name: outputs for name in self.output_names}
+            metrics.build({name: y for name in outputs}, outputs)
+        except Exception:
+            # Images of unknown size: the step is traced twice. Or wrong data: the
+            # step raises the error.
+            return
 
     def make_train_function(self, force=False):
         if getattr(self.scheme, "packed", False):
@@ -471,6 +497,10 @@ class Network(WholeImages, keras.Model):
                 f"{self.name!r} holds packed weights, which cannot be "
                 "trained: train the network that it was packed from."
             )
+        unbuilt = self.optimizer is not None and not self.optimizer.built
+        if unbuilt and keras.backend.backend() == "tensorflow":
+            with self.distribute_strategy.scope():  # before the step is traced
+                self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
     def train_step(self, *args):
