@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_resadapt
-from keras_resadapt import OperatingPoint, data, export, inference, tasks
+from keras_resadapt import OperatingPoint, data, export, inference, tasks, training
 from keras_resadapt.boxes import paste_masks
 
 SETTINGS = {
@@ -396,9 +396,7 @@ def test_rsnet_trains_at_all_resolutions(source):
 @pytest.mark.slow
 def test_replicas(source):
     """Their terms of the loss are averaged, and their sum is the loss."""
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")][:2]
-    strategy = tf.distribute.MirroredStrategy(devices)
-    with strategy.scope():
+    with training.strategy_scope("mirrored"):
         model = mutual(width_range=(1.0, 1.0), resolutions=(64,))
         model.compile(keras.optimizers.SGD(1e-3))
     history = model.fit(batches(source), steps_per_epoch=2, verbose=0).history

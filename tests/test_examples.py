@@ -1,12 +1,18 @@
 """The example scripts, from training to serving, and their errors."""
 
 import json
+import pathlib
 
 import keras
 import numpy as np
 import pytest
 from conftest import make_tiny, make_tiny_cascade, randomize
-from example_scripts import check_script, run_script, write_image_folder
+from example_scripts import (
+    EXAMPLES,
+    check_script,
+    run_script,
+    write_image_folder,
+)
 
 import keras_resadapt
 from keras_resadapt import inference, training
@@ -172,13 +178,11 @@ def test_analyze_every_family(tmp_path, images, mutualnet):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *("train_rsnet", "train_ranet", "train_msnet", "train_mutualnet"),
-        *("quantize", "analyze", "export_savedmodel", "compare_rsnet"),
-        *("compare_cascades", "compare_tables", "benchmark_rsnet"),
-        *("benchmark_cascade", "benchmark_mutualnet", "benchmark_quantization"),
-        "benchmark_segmentation",
-    ],
+    sorted(
+        path.stem
+        for path in pathlib.Path(EXAMPLES).glob("*.py")
+        if "command_line.run(" in path.read_text()
+    ),
 )
 def test_help_shows_all_flags(name):
     result = run_script(name, "--help")

@@ -104,13 +104,17 @@ def make(family: str) -> keras.Model:
 
 
 def train(model: keras.Model, family: str, epochs: int = 2) -> dict[str, np.ndarray]:
-    """Losses, scores, and all variables by path after a training."""
+    """Losses, scores, and all variables by number after a training."""
     history = model.fit(batches(family), epochs=epochs, verbose=0).history
     found = {f"fit/{name}": np.array(value) for name, value in history.items()}
     # 2 images in the last batch: of three workers, one has none.
     logs = model.evaluate(batches(family, 8), verbose=0, return_dict=True)
     found |= {f"evaluate/{name}": np.array(value) for name, value in logs.items()}
-    return found | {f"variable/{v.path}": np.array(v) for v in model.variables}
+    # Paths hold the numbers that Keras gives to layers without a name.
+    return found | {
+        f"variable/{number}_{v.name}": np.array(v)
+        for number, v in enumerate(model.variables)
+    }
 
 
 def training_command(images, output_dir, *arguments) -> list:
