@@ -578,26 +578,19 @@ def test_int8_of_a_slimmable_decoder():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network of each decoder after some training."""
-    models = {}
-    for decoder, resolutions in (
-        ("refinenet", (32,)),
-        ("light_weight_refinenet", (32, 16)),
-    ):
-        keras.utils.set_random_seed(0)
-        model = make_rsnet(resolutions, make_task(decoder=decoder))
-        model.compile(keras.optimizers.Adam(0.005))
-        model.fit(*make_masks(32), batch_size=8, epochs=8, verbose=0)
-        models[decoder] = model
-    return models
+    """A network after some training."""
+    keras.utils.set_random_seed(0)
+    model = make_rsnet((32, 16), make_task(decoder="light_weight_refinenet"))
+    model.compile(keras.optimizers.Adam(0.005))
+    model.fit(*make_masks(32), batch_size=8, epochs=8, verbose=0)
+    return model
 
 
-@pytest.mark.parametrize("decoder", ["refinenet", "light_weight_refinenet"])
 @pytest.mark.slow
-def test_int8_and_litert(trained, decoder, tmp_path):
+def test_int8_and_litert(trained, tmp_path):
     from test_litert import CONVOLUTIONS, operators
 
-    model = quantization.quantize(trained[decoder], Int8())
+    model = quantization.quantize(trained, Int8())
     quantization.calibrate_ranges(model, [make_masks(32)], verbose=False)
     path = tmp_path / "model.tflite"
     written = export.export_litert(model, path)
@@ -614,7 +607,7 @@ def test_int8_and_litert(trained, decoder, tmp_path):
         for logits in (
             network.logits(view, point.name),
             model.logits(view, point),
-            trained[decoder].logits(view, point),
+            trained.logits(view, point),
         ):
             z = np.array(model.task.align(tf.constant(np.array(logits)), (32, 32)))
             predictions.append(z.argmax(axis=-1))
@@ -626,7 +619,7 @@ def test_int8_and_litert(trained, decoder, tmp_path):
 
 @pytest.mark.slow
 def test_int8_trains(trained):
-    model = quantization.quantize(trained["light_weight_refinenet"], Int8(last=False))
+    model = quantization.quantize(trained, Int8(last=False))
     assert model.head.classifier.stays_in_float
     model.compile(training.SGD(0.01, 0.9), run_eagerly=True)
     images, masks = make_masks(16)

@@ -56,7 +56,7 @@ FAMILIES = {
     # In double precision, a single process is unfused as well.
     "ranet": lambda: keras_resadapt.RANet(
         CLASSES,
-        num_blocks=2,
+        num_blocks=1,
         block_step=1,
         step=1,
         scale_list=(1, 2),
