@@ -15,6 +15,6 @@ python -m mypy --no-error-summary &
 types=$!
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 tests=0
-python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
+python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
 wait "$types" || { echo "error: mypy found errors (see above)" >&2; exit 1; }
 exit "$tests"
