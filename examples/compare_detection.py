@@ -22,7 +22,7 @@ import statistics
 import command_line  # first: it silences TensorFlow
 import keras
 import shared_flags
-from absl import flags
+from absl import app, flags
 from comparison import append_row, mean_and_spread, read_rows
 from tables import print_table
 
@@ -82,7 +82,11 @@ def planned_networks() -> list[tuple[str, list[OperatingPoint], dict]]:
             slimmable | {"train_resolutions": resolutions[:1]},
         ),
     ]
-    for name in FLAGS.singles:
+    for name in FLAGS.singles if "single" in FLAGS.runs else ():
+        if name not in points:
+            raise app.UsageError(
+                f"--singles must be some of {', '.join(points)}. Received: {name}"
+            )
         point = points[name]
         arguments = {
             "width_range": (point.width, point.width),

@@ -5,17 +5,17 @@ a minute on a CPU:
 
     python examples/train_detection.py --output_dir=runs/demo_detection
 
-The paper's setting, on COCO in a TFDS folder, from a network trained on ImageNet by
-`train_mutualnet.py --model=vgg16`:
+The paper's setting, on a folder with COCO's images and JSON files, from a network
+trained on ImageNet by `train_mutualnet.py --model=vgg16` (`coco/2017` of TFDS has no
+masks, and needs `--nomasks`):
 
-    python examples/train_detection.py --dataset=coco/2017 --data_dir=DIR \
+    python examples/train_detection.py --dataset=DIR/coco \
         --model=vgg16 --resolutions=600,480,360,240 --max_size=1000 \
         --init_from=runs/mutual_vgg16/model.keras --output_dir=runs/mutual_mask_rcnn
 
-US-Net has `--train_resolutions=600`. On your own images, `--dataset` is a folder with
-the JSON files of COCO. `--resume` continues an interrupted run. After the training, the
-BatchNormalization statistics of each width and resolution are computed on training
-images. Then their COCO scores are measured and written to `query_table.json`.
+US-Net has `--train_resolutions=600`. `--resume` continues an interrupted run. After the
+training, the BatchNormalization statistics of each width and resolution are computed on
+training images. Then their COCO scores are measured and written to `query_table.json`.
 """
 
 import functools
@@ -216,7 +216,12 @@ def report(model: keras.Model, sources: training_script.Sources) -> None:
     points = model.grid(numbers("widths"))
     print(f"BatchNormalization statistics of {len(points)} operating points:")
     batches = training_batches(sources.train, model, epochs=1)
-    inference.calibrate_batch_norm(model, batches, points, FLAGS.calibration_images)
+    # Frozen statistics of the full network stay those that it was trained with.
+    changed = [p for p in points if not (FLAGS.frozen_bn and p == model.full_point)]
+    if changed:
+        inference.calibrate_batch_norm(
+            model, batches, changed, FLAGS.calibration_images
+        )
     with atomic_path(training_script.path_of("model.keras")) as temporary:
         model.save(temporary)
     table = inference.QueryTable.measure(
@@ -254,7 +259,7 @@ def report(model: keras.Model, sources: training_script.Sources) -> None:
             title=title,
             metric=kind.replace("_ap", " AP"),
         )
-    cheap = next(p for p in reversed(points) if p.resolution == points[-1].resolution)
+    cheap = min(model.profile(points), key=lambda row: row.madds).point
     plot_examples(model, sources.validation, [points[0], cheap], title)
 
 

@@ -375,6 +375,28 @@ def test_golden_mask_targets():
     )
 
 
+def test_masks_of_255_are_masks_of_one():
+    masks = np.zeros((1, 1, 8, 8), "uint8")
+    masks[..., 2:6, 2:6] = 255
+    box, matched = np.float32([[[1, 1, 7, 7]]]), np.zeros((1, 1), "int32")
+    found = boxes.mask_targets(masks, box, matched, (8, 8))
+    np.testing.assert_array_equal(
+        found, boxes.mask_targets(masks // 255, box, matched, (8, 8))
+    )
+    assert np.max(found) == 1
+
+
+def test_settings_that_cannot_work():
+    for name, value in (
+        ("box_samples", -4),
+        ("rpn_beta", 0.0),
+        ("nms_iou", 2),
+        ("rpn_iou", (0.3, 0.7)),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            boxes.DetectionSettings(**{name: value})
+
+
 def test_mask_targets_are_the_rule():
     masks = golden_masks()[None].astype("uint8")
     rois = random_boxes(4, 8, largest=120)[None]

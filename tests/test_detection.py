@@ -286,6 +286,31 @@ def test_evaluation_of_calibrated_points(calibrated, source):
 
 
 @pytest.mark.slow
+def test_objects_of_an_evaluation_are_not_scaled(calibrated, source, monkeypatch):
+    """They are in pixels of the original images, whatever the point's resolution."""
+    data = list(evaluation(source, 64))
+    truths = iter([targets for _, targets in data])
+
+    def perfect(point, images, targets):
+        truth = next(truths)
+        scale = np.array(targets["size"]) / np.array(truth["original_size"])
+        boxes = np.array(truth["boxes"]) * np.tile(scale[:, ::-1], 2)[:, None]
+        return {
+            "boxes": boxes,
+            "classes": truth["classes"],
+            "scores": np.ones(boxes.shape[:2]),
+            "masks": np.ones((*boxes.shape[:2], 28, 28)),
+            "count": truth["count"],
+        }
+
+    monkeypatch.setattr(calibrated, "run_at", perfect)
+    scores = calibrated.score_points(data, [OperatingPoint(48, 0.5)])
+    assert scores["r48_w050"]["box_ap"] > 0.99
+    with pytest.raises(ValueError, match="targets of `data.detection_evaluation_b"):
+        calibrated.score_points(batches(source).take(1))
+
+
+@pytest.mark.slow
 def test_query_table(calibrated, source, tmp_path):
     path = tmp_path / "table.json"
     table = inference.QueryTable.measure(

@@ -476,6 +476,8 @@ def test_a_mask_of_another_size_is_an_error_with_the_image():
     source.read_objects = lambda *args: {**read_objects(*args), "masks": [small]}
     with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)A mask must.*image0"):
         arrays(detection_training_batches(source, 1, 8, seed=0, epochs=1))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)A mask must.*image0"):
+        arrays(detection_evaluation_batches(source, 1, 8))
 
 
 @pytest.mark.skipif(not SHARED_TFDS.is_dir(), reason="needs ../shared/tfds")

@@ -30,7 +30,8 @@ def mask_targets(
 
     batch, objects, height, width = ops.shape(masks)
     count = ops.shape(boxes)[1]
-    masks = tf.reshape(tf.cast(masks, tf.uint8), (-1, height, width, 1))
+    masks = tf.cast(tf.cast(masks, tf.bool), tf.uint8)  # 255 is inside, too
+    masks = tf.reshape(masks, (-1, height, width, 1))
     masks = pad_edges(masks)
     pixels = tf.cast(tf.stack([height, width]), tf.float32)
     scale = pixels / tf.cast(tf.stack(image_size), tf.float32)

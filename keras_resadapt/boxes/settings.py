@@ -57,6 +57,31 @@ class DetectionSettings:
     nms_iou: float = 0.5
     max_detections: int = 100
 
+    def __post_init__(self):
+        for name in ("rpn_samples", "box_samples", "max_detections"):
+            value = getattr(self, name)
+            if not hasattr(value, "__index__") or value < 1:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. Received: {name}={value!r}"
+                )
+        for name in ("rpn_beta", "box_beta"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ValueError(
+                    f"`{name}` must be positive. Received: {name}={value!r}"
+                )
+        for name in ("rpn_nms_iou", "box_iou", "nms_iou", "rpn_positives"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(
+                    f"`{name}` must be in [0, 1]. Received: {name}={value!r}"
+                )
+        if not 0 <= self.rpn_iou[1] <= self.rpn_iou[0] <= 1:
+            raise ValueError(
+                "`rpn_iou` must be two numbers in [0, 1], the larger one first. "
+                f"Received: rpn_iou={self.rpn_iou!r}"
+            )
+
 
 # Weights of the deltas of anchors and of boxes
 ANCHOR_WEIGHTS = (1.0, 1.0, 1.0, 1.0)

@@ -20,14 +20,31 @@ def decode_masks(counts: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
         mask without valid run lengths is empty.
     """
     runs, pixels = _run_lengths(counts), tf.reduce_prod(size)
-    # 64 bits, because invalid run lengths can be large
-    total = tf.reduce_sum(tf.cast(runs, tf.int64), axis=1)
-    fits = tf.reduce_all(runs >= 0, axis=1)
-    fits &= tf.equal(total, tf.cast(pixels, tf.int64))
+    fits = _fit(runs, pixels)
     empty = pixels * tf.one_hot(0, tf.shape(runs)[1], dtype=tf.int32)
     runs = tf.where(fits[:, tf.newaxis], runs, empty)
     masks = tf.numpy_function(_fill, [runs, size], tf.uint8, stateful=False)
     return tf.ensure_shape(masks, (None, None, None)), fits
+
+
+def run_lengths_fit(counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Returns which run lengths are valid and have the size of the image.
+
+    pycocotools never returns from the evaluation of others.
+
+    Args:
+        counts, size: As for `decode_masks`.
+
+    Returns:
+        A bool tensor (objects,).
+    """
+    return _fit(_run_lengths(counts), tf.reduce_prod(size))
+
+
+def _fit(runs: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    # 64 bits, because invalid run lengths can be large
+    total = tf.reduce_sum(tf.cast(runs, tf.int64), axis=1)
+    return tf.reduce_all(runs >= 0, axis=1) & tf.equal(total, tf.cast(pixels, tf.int64))
 
 
 def encode_masks(masks: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ from keras_resadapt.data.checks import (
     check_resolutions,
     check_shard,
 )
+from keras_resadapt.data.coco_masks import run_lengths_fit
 from keras_resadapt.data.detection_source import (
     DetectionSource,
     assert_no_faults,
@@ -250,6 +251,10 @@ def detection_evaluation_batches(
         stored = objects.pop("masks", None)
         objects.pop("annotated_size", None)
         if with_masks:
+            if stored.dtype == tf.string:  # run lengths
+                shape = tf.shape(image)[:2]
+                fits = run_lengths_fit(stored, shape)
+                fault = tf.strings.join([fault, mask_fault(fits, shape, name)])
             objects["masks"] = source.encode_masks(stored)
         images, new = zip(*(view(image, *pair) for pair in zip(sizes, limits)))
         targets = {

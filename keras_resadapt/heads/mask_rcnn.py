@@ -258,11 +258,11 @@ class MaskRCNN(Block):
             point, image_size, sizes, targets: As for a call.
             order: Which anchors and boxes are sampled first.
         """
-        count = targets["count"]
+        count = ops.cast(targets["count"], "int32")
         targets = {
-            name: point.call(self.used_entries, entries, count=count)
-            for name, entries in targets.items()
-            if name != "count"
+            name: point.call(self.used_entries, targets[name], count=count)
+            for name in ("boxes", "classes", "masks")
+            if name in targets
         }
         objects = boxes.valid_targets(
             targets | {"count": count}, sizes, self.num_classes

@@ -204,6 +204,11 @@ class RSNet(SwitchableNetwork):
     def prepare_inputs(self, images):
         """Returns one tensor per resolution, made from the largest (section 3.3)."""
         if isinstance(images, (list, tuple)):
+            if self.task.takes_targets:  # which belong to the largest images alone
+                raise ValueError(
+                    "`fit` takes images with objects as one tensor at the largest "
+                    f"resolution. Received: a tuple of {len(images)} tensors"
+                )
             return tuple(images)
         size = tuple(images.shape[1:3])
         if self.task.padded:

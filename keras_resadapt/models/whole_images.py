@@ -117,9 +117,14 @@ class WholeImages:
         for images, targets in data:
             empty = False
             views = {}
+            scorers[points[0].name].check_targets(targets)
             for point in points:
                 if point.resolution not in views:
-                    views[point.resolution] = self.view_at(images, targets, point)
+                    # Only sizes are scaled: the objects of an evaluation are in
+                    # pixels of the original images.
+                    placed = {"size": targets["size"]} if "size" in targets else {}
+                    view, placed = self.view_at(images, placed, point)
+                    views[point.resolution] = view, {**targets, **placed}
                 view, labels = views[point.resolution]
                 outputs = self.run_at(point, view, labels)
                 scorers[point.name].update_state(labels, outputs)

@@ -16,7 +16,7 @@ class CocoMetric:
 
     The computation is that of `pycocotools`. It runs in NumPy, outside of graphs.
     Images without detections and images without objects are counted. At most 100
-    detections per image are counted, those with the highest scores.
+    detections per image and class are counted, those with the highest scores.
 
     - `ap`: averaged over the IoU thresholds from 0.50 to 0.95.
     - `ap50`, `ap75`: at the IoU thresholds 0.50 and 0.75.
@@ -57,6 +57,17 @@ class CocoMetric:
         self.masks = masks
         self.reset_state()
 
+    def check_targets(self, targets: Mapping[str, Any]) -> None:
+        """Raises a `ValueError` for targets that are not those of an evaluation."""
+        wanted = {"image_id", "original_size", "boxes", "classes", "crowd", "area"}
+        wanted |= {"count", "masks"} if self.masks else {"count"}
+        if not isinstance(targets, Mapping) or not wanted <= targets.keys():
+            found = sorted(targets) if isinstance(targets, Mapping) else type(targets)
+            raise ValueError(
+                "Evaluation takes the targets of `data.detection_evaluation_batches`, "
+                f"a dict with the keys {sorted(wanted)}. Received: {found}"
+            )
+
     def reset_state(self) -> None:
         """Removes all images."""
         self._images: dict[int, dict] = {}
@@ -86,6 +97,7 @@ class CocoMetric:
             ValueError: If an image was added before, a class is out of range, a score
                 or a box is not finite, or a mask has another size than its image.
         """
+        self.check_targets(targets)
         ids = np.asarray(targets["image_id"]).tolist()
         rows = []
         for place, image_id in enumerate(ids):
