@@ -135,7 +135,9 @@ class Output:
         return f"{self.folder}/part-{block:08d}.parquet"
 
     def _list(self) -> list[pyarrow.fs.FileInfo]:
-        return self.file_system.get_file_info(pyarrow.fs.FileSelector(self.folder))
+        files = self.file_system.get_file_info(pyarrow.fs.FileSelector(self.folder))
+        # Without what a killed run left behind
+        return [file for file in files if not file.base_name.startswith(".")]
 
     def _write(self, path, content) -> None:
         # Readers of Parquet folders ignore names that begin with a dot.

@@ -215,8 +215,8 @@ def run(script: Script) -> None:
         exiting_without_workers(),
         shared_output_dir(FLAGS.output_dir, FLAGS.resume),
     ):
-        check_flags(recipe, script.report_flags)
         check_workers(recipe)
+        check_flags(recipe, script.report_flags)
         keras.utils.set_random_seed(FLAGS.seed)
         keras.config.set_dtype_policy(FLAGS.policy)
         sources = load_sources(script.held_out, script.load_source)
@@ -380,8 +380,8 @@ def check_flags(recipe: training.Recipe, report_flags: Sequence[str]) -> None:
     workers = before.get("workers", 1)
     if workers != training.num_workers() and training.is_chief():
         print(
-            f"The run continues on {training.num_workers()} workers. It was on "
-            f"{workers} before, so that its weights differ by rounding."
+            f"The number of workers of the run changes from {workers} to "
+            f"{training.num_workers()}. Its weights therefore differ by rounding."
         )
     changed = [
         f"--{name}={_text(before[name])} became --{name}={_text(value)}"

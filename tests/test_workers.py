@@ -320,7 +320,7 @@ def test_the_training_script_on_two_workers(two_workers, tmp_path):
         folder / "images", folder / "run", "--resume", "--epochs=2"
     )
     output = check_script(*resumed)
-    assert "The run continues on 1 workers. It was on 2 before" in output
+    assert "The number of workers of the run changes from 2 to 1." in output
     one = worker_script.training_command(folder / "images", tmp_path / "run")
     check_script(*one)
     mine, theirs = (

@@ -329,6 +329,12 @@ class Network(WholeImages, keras.Model):
         self.task_loss = self.task.make_loss(loss)
         self._asked_jit_compile = jit_compile
         if spans_workers():
+            if self.task.make_scorer() is not None:
+                raise ValueError(
+                    f"The scores of {type(self.task).__name__} cannot be computed over "
+                    "several workers. Train in one process, on one device or with "
+                    "`training.strategy_scope('mirrored')`."
+                )
             _check_for_workers(jit_compile, kwargs.get("steps_per_execution", 1))
         # XLA has no operations over several workers.
         if jit_compile == "auto" and (on_tensorflow_cpu() or spans_workers()):

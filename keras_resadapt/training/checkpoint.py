@@ -165,6 +165,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._stop_if_preempted(agree_now=True)
         if self.preemption is not None:
             self.preemption.deferred = False
+            if self.preemption.received is not None:  # since the last look
+                raise SystemExit(PREEMPTED)
 
     # === Saving and stopping ===
 

@@ -192,6 +192,6 @@ def _damage(path: str, step: int) -> str | None:
             member = archive.testzip()
             if step and _STATE not in archive.namelist():
                 return f"it has no {_STATE}"
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         return str(error) or type(error).__name__
     return member and f"the checksum of {member} is wrong"

@@ -3,7 +3,7 @@
 TensorFlow waits for an hour for a worker that does not come, and does not notice
 that two workers describe the cluster in different ways. So the workers meet first:
 each of them tries its own port and sends its description of the cluster to the
-chief, which answers when all of them have come, or have come to nothing.
+chief, which replies when all of them have connected or the time limit has passed.
 """
 
 import contextlib
@@ -125,7 +125,7 @@ def _port_problem(cluster: Cluster, error: OSError) -> list[str]:
     return [
         "port",
         f"Worker {cluster.index} must be able to listen at "
-        f"{cluster.addresses[cluster.index]}, as {cluster.origin} says. "
+        f"{cluster.addresses[cluster.index]}, its address in {cluster.origin}. "
         f"Received: {error.strerror or error}",
     ]
 
@@ -138,7 +138,7 @@ def _missing_problem(cluster: Cluster, guests) -> list[str]:
     ]
     return [
         "missing",
-        f"All {len(cluster.addresses)} workers of {cluster.origin} must come within "
+        f"All {len(cluster.addresses)} workers of {cluster.origin} must connect within "
         f"the time limit. Missing: {', '.join(missing)}",
     ]
 

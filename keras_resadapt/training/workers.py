@@ -276,8 +276,16 @@ def reporting_lost_workers() -> Iterator[None]:
             raise
         raise WorkerLostError(
             f"Worker {worker_index()} of {num_workers()} has lost another worker, "
-            "which has ended or has not responded within the time limit."
+            "which has ended or has not responded within the time limit. "
+            f"TensorFlow's error: {_reason(error)}"
         ) from error
+
+
+def _reason(error) -> str:
+    """Returns the line of an error of TensorFlow that names its cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if "aborted by:" in line]
+    return (causes or lines or [type(error).__name__])[0]
 
 
 def _is_about_workers(error) -> bool:
