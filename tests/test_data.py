@@ -814,6 +814,7 @@ def counted(source):
     return dataclasses.replace(source, read=read), reads
 
 
+@pytest.mark.slow
 def test_shards_and_later_steps_with_broken_images(broken_folder):
     """Also where the broken image is in the batches that are skipped."""
     source, reads = counted(load_source(broken_folder, "train"))

@@ -283,6 +283,7 @@ def test_wrong_masks_are_named(folder):
             arrays(batches)
 
 
+@pytest.mark.slow
 def test_shards_are_the_rows_of_the_batches():
     source = demo_segmentation_source("train", 7, size=16)
     makers = (
