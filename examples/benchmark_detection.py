@@ -22,7 +22,6 @@ untrained network returns the largest number of detections, 100 per image.
 
 import json
 import os
-import statistics
 import sys
 
 import command_line  # first: it silences TensorFlow
@@ -31,8 +30,7 @@ import numpy as np
 import shared_flags
 import tensorflow as tf
 from absl import flags
-from contestants import Contestant, work
-from tables import print_table
+from contestants import Contestant, print_ratios, print_times, work
 
 from keras_resadapt import OperatingPoint, backbones, boxes, heads, timing, training
 from keras_resadapt.boxes.nms import suppress
@@ -191,36 +189,6 @@ def measure(name, times, contestants):
     contestants |= pair
 
 
-def print_tables(times, contestants):
-    print_table(
-        ["contestant", "median ms", "min", "max", "peak (GB)", "of its steps"],
-        [
-            [
-                name,
-                *(f"{f(ms):.1f}" for f in (statistics.median, min, max)),
-                f"{contestants[name].peak:.2f}",
-                f"{contestants[name].peak - contestants[name].start:.2f}",
-            ]
-            for name, ms in times.items()
-        ],
-    )
-    print_table(
-        ["contestants", "median ratio", "aim"],
-        [
-            [
-                f"{name} / torch_{name}",
-                f"{median_ratio(times[name], times[f'torch_{name}']):.3f}",
-                f"at most {aim}" if aim else "-",
-            ]
-            for name, aim in PAIRS.items()
-        ],
-    )
-
-
-def median_ratio(first, second):
-    return statistics.median(x / y for x, y in zip(first, second))
-
-
 def main():
     if FLAGS.worker:
         if FLAGS.threads:
@@ -231,7 +199,9 @@ def main():
     times, contestants = {}, {}
     for name in PAIRS:
         measure(name, times, contestants)
-    print_tables(times, contestants)
+    print_times(times, contestants)
+    aims = [(name, f"torch_{name}", aim) for name, aim in PAIRS.items()]
+    print_ratios(times, aims)
 
 
 if __name__ == "__main__":

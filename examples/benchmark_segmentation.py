@@ -28,7 +28,6 @@ Inference of `RSRefineNet18` for one image of the largest resolution:
 
 import json
 import os
-import statistics
 import sys
 import tempfile
 
@@ -37,8 +36,7 @@ import numpy as np
 import shared_flags
 import tensorflow as tf
 from absl import flags
-from contestants import Contestant, work
-from tables import print_table
+from contestants import Contestant, print_ratios, print_times, work
 
 import keras_resadapt
 from keras_resadapt import export, timing, training
@@ -221,33 +219,6 @@ def start(names):
     return contestants
 
 
-def print_tables(times, contestants):
-    print_table(
-        ["contestant", "median ms", "min", "max", "peak (GB)", "of its steps"],
-        [
-            [
-                name,
-                *(f"{f(ms):.1f}" for f in (statistics.median, min, max)),
-                f"{contestants[name].peak:.2f}",
-                f"{contestants[name].peak - contestants[name].start:.2f}",
-            ]
-            for name, ms in times.items()
-        ],
-    )
-    print_table(
-        ["contestants", "median ratio", "aim"],
-        [
-            [
-                f"{a} / {b}",
-                f"{statistics.median(x / y for x, y in zip(times[a], times[b])):.3f}",
-                f"at most {aim}" if aim else "-",
-            ]
-            for a, b, aim in AIMS
-            if a in times
-        ],
-    )
-
-
 def main():
     if FLAGS.worker and FLAGS.threads:
         tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
@@ -269,7 +240,8 @@ def main():
         for contestant in group.values():
             contestant.close()
         contestants |= group
-    print_tables(times, contestants)
+    print_times(times, contestants)
+    print_ratios(times, AIMS)
 
 
 if __name__ == "__main__":

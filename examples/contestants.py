@@ -3,9 +3,12 @@
 This module imports no framework, so that a process has only its own.
 """
 
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tables import print_table
 
 
 def work(step: Callable[[], object], num_parameters: int = 0) -> None:
@@ -32,6 +35,49 @@ def memory(field: str) -> float:
     with open("/proc/self/status") as file:
         (line,) = [line for line in file if line.startswith(f"{field}:")]
     return int(line.split()[1]) / 1e6
+
+
+def print_times(
+    times: Mapping[str, Sequence[float]], contestants: "Mapping[str, Contestant]"
+) -> None:
+    """Prints times in milliseconds and the memory of closed contestants, by name."""
+    print_table(
+        ["contestant", "median ms", "min", "max", "peak (GB)", "of its steps"],
+        [
+            [
+                name,
+                *(f"{f(ms):.1f}" for f in (statistics.median, min, max)),
+                f"{contestants[name].peak:.2f}",
+                f"{contestants[name].peak - contestants[name].start:.2f}",
+            ]
+            for name, ms in times.items()
+        ],
+    )
+
+
+def print_ratios(
+    times: Mapping[str, Sequence[float]],
+    aims: Iterable[tuple[str, str, float | None]],
+) -> None:
+    """Prints median ratios of times within the same rounds.
+
+    Args:
+        times: The times of each contestant.
+        aims: Two contestants each, and the largest ratio that is aimed at, or None.
+            Contestants that were not timed are left out.
+    """
+    print_table(
+        ["contestants", "median ratio", "aim"],
+        [
+            [
+                f"{a} / {b}",
+                f"{statistics.median(x / y for x, y in zip(times[a], times[b])):.3f}",
+                f"at most {aim}" if aim else "-",
+            ]
+            for a, b, aim in aims
+            if a in times
+        ],
+    )
 
 
 class Contestant:

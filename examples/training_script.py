@@ -31,8 +31,8 @@ flags.DEFINE_bool("resume", False, "Continue the run in --output_dir.")
 flags.DEFINE_integer(
     "checkpoint_every",
     None,
-    "Steps between two checkpoints of an epoch. There is always one after an epoch, "
-    "and one when SIGTERM or SIGUSR1 ends the script, with exit code 75.",
+    "Steps between two checkpoints of an epoch. A checkpoint is also written after "
+    "every epoch, and when SIGTERM or SIGUSR1 ends the script, with exit code 75.",
     lower_bound=1,
 )
 flags.DEFINE_bool(
@@ -246,7 +246,7 @@ def run(script: Script) -> None:
 def save_model(model: keras.Model) -> None:
     """Writes the trained network to `model.keras`."""
     with atomic_path(path_of("model.keras")) as temporary:
-        training.call_outside_scope(lambda: model.save(temporary))
+        model.save(temporary)
 
 
 def load_model() -> keras.Model:

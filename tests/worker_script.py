@@ -130,7 +130,7 @@ def training_command(images, output_dir, *arguments) -> list:
 
 
 def message_of(function) -> str:
-    """What the error of a function says; an empty text without an error."""
+    """Returns the message of a function's error, empty without an error."""
     try:
         function()
     except Exception as error:

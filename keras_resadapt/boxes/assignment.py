@@ -1,4 +1,4 @@
-"""What the losses of a detector compare sampled anchors and proposals with."""
+"""Training targets of sampled anchors and proposals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -74,7 +74,7 @@ def assign_anchors(
     settings: DetectionSettings,
     priorities: Priorities,
 ) -> dict[str, Any]:
-    """Samples anchors, and returns what they are trained to be.
+    """Samples anchors, and returns their training targets.
 
     Args:
         anchors: Boxes of shape (anchors, 4).

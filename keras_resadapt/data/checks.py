@@ -66,6 +66,15 @@ def check_crop_fraction(crop_fraction: float) -> None:
         )
 
 
+def check_color_jitter(color_jitter: float) -> None:
+    """Raises a `ValueError` unless `color_jitter` is in [0, 1)."""
+    if not 0 <= color_jitter < 1:
+        raise ValueError(
+            "`color_jitter` must be at least 0 and less than 1. "
+            f"Received: color_jitter={color_jitter!r}"
+        )
+
+
 def check_broken_fraction(max_broken_fraction: float) -> None:
     """Raises a `ValueError` unless `max_broken_fraction` is in [0, 0.5]."""
     if not 0.0 <= max_broken_fraction <= 0.5:

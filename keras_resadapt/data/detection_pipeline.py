@@ -8,6 +8,7 @@ from keras_resadapt.data import detection_augmentation as augmentation
 from keras_resadapt.data.broken_images import without_broken
 from keras_resadapt.data.checks import (
     check_broken_fraction,
+    check_color_jitter,
     check_positive,
     check_range,
     check_resolutions,
@@ -120,11 +121,7 @@ def detection_training_batches(
     check_positive("resolution", resolution, "pixels")
     check_positive("max_objects", max_objects)
     check_range("scale_range", scale_range)
-    if not 0 <= color_jitter < 1:
-        raise ValueError(
-            "`color_jitter` must be at least 0 and less than 1. "
-            f"Received: color_jitter={color_jitter!r}"
-        )
+    check_color_jitter(color_jitter)
     with_masks = _check_masks(source, masks)
     largest = _largest_size(source, resolution, max_size)
     canvas = _canvas(largest)

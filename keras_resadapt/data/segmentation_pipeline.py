@@ -9,6 +9,7 @@ from keras_resadapt.data.augmentation import resize
 from keras_resadapt.data.broken_images import without_broken
 from keras_resadapt.data.checks import (
     check_broken_fraction,
+    check_color_jitter,
     check_positive,
     check_range,
     check_shard,
@@ -78,11 +79,7 @@ def segmentation_training_batches(
     _check_source(source)
     size = _check_size("resolution", resolution)
     check_range("scale_range", scale_range)
-    if not 0 <= color_jitter < 1:
-        raise ValueError(
-            "`color_jitter` must be at least 0 and less than 1. "
-            f"Received: color_jitter={color_jitter!r}"
-        )
+    check_color_jitter(color_jitter)
     if source.ignore_class is None:
         raise ValueError(
             "`source` must have an `ignore_class` for the pixels outside the image. "

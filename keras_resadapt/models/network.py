@@ -464,6 +464,9 @@ class Network(WholeImages, keras.Model):
         if not on_tensorflow or (iterator is None and not one_replica):
             super()._maybe_symbolic_build(iterator, data_batch)
             return
+        metrics = self._compile_metrics
+        if one_replica and (metrics is None or metrics.built):
+            return  # without making the data set again
         if iterator is not None:
             data_batch = keras.tree.map_structure(
                 # A distributed data set has one spec per local replica.
@@ -478,8 +481,7 @@ class Network(WholeImages, keras.Model):
 
     def _build_metrics(self, x, y, sample_weight=None) -> None:
         """Creates the metrics that were passed by name, which depend on shapes."""
-        metrics = self._compile_metrics
-        if metrics is None or metrics.built or not hasattr(y, "shape"):
+        if not hasattr(y, "shape"):
             return
         x, y = keras.tree.map_structure(
             lambda v: keras.KerasTensor(
@@ -491,7 +493,7 @@ class Network(WholeImages, keras.Model):
             outputs = self.compute_output_spec(x)
             if not isinstance(outputs, dict):
                 outputs = {name: outputs for name in self.output_names}
-            metrics.build({name: y for name in outputs}, outputs)
+            self._compile_metrics.build({name: y for name in outputs}, outputs)
         except Exception:
             # Images of unknown size: the step is traced twice. Or wrong data: the
             # step raises the error.

@@ -135,7 +135,7 @@ class CocoMetric:
         for row, crowd, area in zip(rows, columns["crowd"], columns["area"]):
             row.update(iscrowd=int(crowd), area=float(area))
         if self.masks:
-            encoded = _encoded(np.asarray(targets["masks"][place])[:count], size)
+            encoded = encode_masks(np.asarray(targets["masks"][place])[:count], size)
             for row, mask in zip(rows, encoded):
                 row["segmentation"] = mask
         return rows
@@ -161,7 +161,7 @@ class CocoMetric:
         if self.masks:
             from pycocotools import mask
 
-            encoded = _encoded(detections["masks"][place][:count], size)
+            encoded = encode_masks(detections["masks"][place][:count], size)
             for row, one in zip(rows, encoded):
                 row["segmentation"] = one
                 row["mask_area"] = float(mask.area(one))
@@ -218,12 +218,15 @@ def _box_rows(boxes, classes, image_id) -> list[dict]:
     ]
 
 
-def _encoded(masks, size) -> list[dict]:
+def encode_masks(masks: Any, size: Sequence[int]) -> list[dict]:
     """Returns masks of one image in the form of pycocotools.
 
     Args:
         masks: Array (masks, height, width), or a sequence of compressed run lengths.
         size: Height and width of the image.
+
+    Raises:
+        ValueError: If a mask has another size than the image.
     """
     from pycocotools import mask
 
@@ -232,7 +235,7 @@ def _encoded(masks, size) -> list[dict]:
     if isinstance(masks[0], bytes):
         return [{"size": size, "counts": bytes(counts)} for counts in masks]
     masks = np.asarray(masks)
-    if list(masks.shape[1:]) != size:
+    if list(masks.shape[1:]) != list(size):
         raise ValueError(
             "Masks must have the shape (masks, height, width) of the original image, "
             f"here {size}. Received: masks of shape {masks.shape}"

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_resadapt.boxes import paste_masks
-from keras_resadapt.tasks.coco_metric import CocoMetric
+from keras_resadapt.tasks.coco_metric import CocoMetric, encode_masks
 
 
 class DetectionScorer(CocoMetric):
@@ -35,8 +35,12 @@ class DetectionScorer(CocoMetric):
         found = own_pixels(targets, detections)
         if self.masks:
             sizes = np.asarray(targets["original_size"])
+
+            def masks_of(place, size):
+                return binary_masks(found, place, tuple(size))
+
             found["masks"] = [
-                _run_lengths(binary_masks(found, place, tuple(size)))
+                [one["counts"] for one in encode_masks(masks_of(place, size), size)]
                 for place, size in enumerate(sizes.tolist())
             ]
         super().update_state(targets, found)
@@ -82,12 +86,3 @@ def binary_masks(
         return np.zeros((0, *size), "uint8")
     pasted = paste_masks(1 / (1 + np.exp(-logits)), boxes, size)
     return (ops.convert_to_numpy(pasted) >= 0.5).astype("uint8")
-
-
-def _run_lengths(masks: np.ndarray) -> list[bytes]:
-    from pycocotools import mask
-
-    if not len(masks):
-        return []
-    encoded = mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    return [one["counts"] for one in encoded]

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resadapt.layers.replicas import num_replicas, sum_over_replicas
+from keras_resadapt.layers.replicas import in_replica, sum_over_replicas
 from keras_resadapt.tasks.masks import labels_of, weights_of
 from keras_resadapt.tasks.probability_metric import of_logits
 from keras_resadapt.tasks.wrapped_metric import WrappedMetric
@@ -80,7 +80,7 @@ class ConfusionScores(keras.metrics.Metric):
 
     def result(self):
         confusion = ops.convert_to_tensor(self.confusion)
-        if _in_replica():
+        if in_replica():
             confusion = sum_over_replicas(confusion)
         return confusion_scores(confusion, self.scores)
 
@@ -141,14 +141,6 @@ def _mean_ratio(parts, wholes):
     """Returns the mean of the ratios with a positive whole."""
     occurs = ops.cast(wholes > 0, wholes.dtype)
     return _ratio(ops.sum(_ratio(parts, wholes)), ops.sum(occurs))
-
-
-def _in_replica() -> bool:
-    if num_replicas() == 1:
-        return False
-    import tensorflow as tf
-
-    return not tf.distribute.in_cross_replica_context()
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")

@@ -9,7 +9,6 @@ from keras_resadapt.training.determinism import enable_determinism
 from keras_resadapt.training.distributed_data import distribute
 from keras_resadapt.training.lock import lock_folder
 from keras_resadapt.training.multi_step import MultiStepDecay
-from keras_resadapt.training.outside_scope import call_outside_scope
 from keras_resadapt.training.preemption import PREEMPTED, Preemption
 from keras_resadapt.training.recipe import (
     MSNET,

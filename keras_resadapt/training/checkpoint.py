@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.training.checkpoint_file import (
     Position,
     TrainingState,
@@ -17,7 +18,6 @@ from keras_resadapt.training.checkpoint_file import (
     resume_text,
     save_checkpoint,
 )
-from keras_resadapt.training.checks import check_positive_integer
 from keras_resadapt.training.metric_state import read_metric_state
 from keras_resadapt.training.preemption import PREEMPTED, Preemption
 from keras_resadapt.training.skipping import skip_steps
@@ -97,7 +97,7 @@ class Checkpoint(keras.callbacks.Callback):
     ):
         super().__init__()
         if every is not None:
-            check_positive_integer("every", every)
+            every = as_int("every", every)
         self.folder = os.fspath(folder)
         self.every = every
         self.preemption = preemption

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 
 from keras_resadapt.files import atomic_path
-from keras_resadapt.training.outside_scope import call_outside_scope
 
 Position = tuple[int, int]
 
@@ -96,7 +95,8 @@ def save_checkpoint(
 
     A checkpoint is the `.keras` file of a model. A further member of this archive
     holds what Keras does not save: the values of the metrics, and the states of the
-    random generators of layers such as `Dropout`.
+    random generators of layers such as `Dropout`. With several workers, the chief
+    calls this function, through `run_on_chief`.
 
     Args:
         path: The file to write or replace.
@@ -108,7 +108,7 @@ def save_checkpoint(
     """
     try:
         with atomic_path(path) as temporary:
-            call_outside_scope(lambda: model.save(temporary))
+            model.save(temporary)
             seeds = [np.array(variable) for variable in _seed_variables(model)]
             arrays = {f"metric_{i}": values for i, values in enumerate(metrics)}
             arrays |= {f"seed_{i}": values for i, values in enumerate(seeds)}

@@ -18,16 +18,3 @@ def check_number(name: str, value: float, lowest: float = 0, highest=math.inf) -
             else f"in [{lowest}, {highest}]"
         )
         raise ValueError(f"`{name}` must be {rule}. Received: {name}={value}")
-
-
-def check_positive_integer(name: str, value: int) -> None:
-    """Raises a `ValueError` unless a number is a positive integer.
-
-    Args:
-        name: The name of the argument, for the message.
-        value: The number.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )

@@ -86,7 +86,7 @@ def _meet_chief(cluster: Cluster, end: float) -> list[str] | None:
         try:
             with socket.create_connection((host, int(port)), timeout=5) as chief:
                 _send(chief, report)
-                # The chief may wait for others, and says so at its own time limit.
+                # The chief may be waiting for others, until its own time limit.
                 answer = _receive(chief, end + 2 * _PATIENCE)
         except OSError:
             answer = None

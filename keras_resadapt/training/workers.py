@@ -1,4 +1,4 @@
-"""What the workers of one training do together, and what the chief does alone.
+"""Functions that all workers of a training call together.
 
 Without several workers, this process is the chief, and the functions return what
 it alone contributes.
@@ -118,7 +118,7 @@ def gather_from_workers(value: Any) -> list:
     wait for each other.
 
     Args:
-        value: What JSON can hold.
+        value: A value that JSON can represent.
     """
     text = json.dumps([worker_index(), value])
     if num_workers() == 1:
@@ -152,7 +152,7 @@ def check_workers_agree(properties: Mapping[str, Any]) -> None:
     All workers must call it.
 
     Args:
-        properties: What must be the same, by name: values that JSON can hold.
+        properties: What must be the same, by name: values that JSON can represent.
 
     Raises:
         ValueError: If a property differs. The message names it, with its values.
@@ -236,10 +236,10 @@ def run_on_chief(function: Callable[[], Any]) -> Any:
         function: Takes no arguments.
 
     Returns:
-        What the function returns on the chief; None on the others.
+        The result of the function on the chief; None on the others.
 
     Raises:
-        Exception: What the function raises, on the chief.
+        Exception: The error of the function, on the chief.
         ValueError: With the same message, on the others.
     """
     if num_workers() == 1:
