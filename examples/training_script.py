@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import command_line
@@ -14,6 +13,7 @@ import keras
 import shared_flags
 import tensorflow as tf
 from absl import app, flags
+from worker_exits import connect, exiting_alone, exiting_when_stuck, failing_alone
 
 from keras_resadapt import RSNet, data, losses, training
 from keras_resadapt.files import atomic_path, read_json, write_json
@@ -138,9 +138,6 @@ RESUMABLE = {
 # of their own.
 OF_WORKER = {"output_dir", "data_dir", "download", "cache"}
 
-# The exit code of a worker that has lost another one (EX_UNAVAILABLE of sysexits.h)
-WORKER_LOST = 69
-
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
@@ -209,38 +206,37 @@ def run(script: Script) -> None:
     scope = functools.partial(
         training.strategy_scope, FLAGS.strategy, FLAGS.worker_timeout
     )
-    scope()
-    with (
-        training.Preemption() as preemption,
-        exiting_without_workers(),
-        shared_output_dir(FLAGS.output_dir, FLAGS.resume),
-    ):
-        check_workers(recipe)
-        check_flags(recipe, script.report_flags)
-        keras.utils.set_random_seed(FLAGS.seed)
-        keras.config.set_dtype_policy(FLAGS.policy)
-        sources = load_sources(script.held_out, script.load_source)
-        check_data_of_workers(sources)
-        with scope():
-            state = start_or_resume(script, recipe, sources.train)
-            if state.epoch < recipe.epochs:
-                train(state, sources, recipe, script, preemption)
-            model = state.model
-            training.run_on_chief(lambda: save_model(model))
-        if not training.is_chief():
-            return
-        if training.num_workers() > 1:
-            # The others have finished, and can no longer evaluate together.
-            model, scope = load_model(), contextlib.nullcontext
-        with scope():
-            script.report(model, sources)
-        if sources.train.class_names:
-            names = path_of("class_names.txt")
-            data.write_class_names(names, sources.train.class_names)
-        kinds = (data.SegmentationSource, data.DetectionSource)
-        if not isinstance(sources.validation, kinds):
-            save_samples(sources.validation, path_of("samples"))
-        print_summary(sources)
+    with training.Preemption() as preemption, exiting_alone():
+        connect(scope)
+        with shared_output_dir(FLAGS.output_dir, FLAGS.resume):
+            check_workers(recipe)
+            sources = training.run_on_all(lambda: prepare(script, recipe))
+            check_data_of_workers(sources)
+            last = training.find_last_checkpoint(path_of("checkpoint"))
+            with scope():
+                with failing_alone():
+                    state = start_or_resume(script, recipe, sources.train, last)
+                    if state.epoch < recipe.epochs:
+                        train(state, sources, recipe, script, preemption)
+                model = state.model
+                training.run_on_chief(lambda: save_model(model))
+            if not training.is_chief():
+                return
+            if training.num_workers() > 1:
+                # The others have finished, and can no longer evaluate together.
+                model, scope = load_model(), contextlib.nullcontext
+            with scope():
+                script.report(model, sources)
+            save_extras(sources)
+            print_summary(sources)
+
+
+def prepare(script: Script, recipe: training.Recipe) -> Sources:
+    """Checks the flags, sets seed and precision, and opens the data set."""
+    check_flags(recipe, script.report_flags)
+    keras.utils.set_random_seed(FLAGS.seed)
+    keras.config.set_dtype_policy(FLAGS.policy)
+    return load_sources(script.held_out, script.load_source)
 
 
 def save_model(model: keras.Model) -> None:
@@ -255,27 +251,6 @@ def load_model() -> keras.Model:
 
 
 # === Several workers ===
-
-
-@contextlib.contextmanager
-def exiting_without_workers() -> Iterator[None]:
-    """Exits with the code `WORKER_LOST` when another worker is lost.
-
-    The process exits at once: TensorFlow cannot shut down what waits for the other
-    worker.
-    """
-    try:
-        with training.reporting_lost_workers():
-            yield
-    except training.WorkerLostError as error:
-        print(
-            f"error: {error} Start all workers again with the same command and "
-            "--resume to continue after the last checkpoint.",
-            file=sys.stderr,
-        )
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(WORKER_LOST)
 
 
 @contextlib.contextmanager
@@ -413,6 +388,15 @@ def save_flags(recipe: training.Recipe) -> None:
     write_json(path_of("flags.json"), values)
 
 
+def save_extras(sources: Sources) -> None:
+    """Writes the names of the classes, and images to try the network on."""
+    if sources.train.class_names:
+        data.write_class_names(path_of("class_names.txt"), sources.train.class_names)
+    kinds = (data.SegmentationSource, data.DetectionSource)
+    if not isinstance(sources.validation, kinds):
+        save_samples(sources.validation, path_of("samples"))
+
+
 def save_samples(source: data.ImageSource, folder: str, count: int = 4) -> None:
     """Writes the first images of a source to files, to try the network on."""
     os.makedirs(folder, exist_ok=True)
@@ -542,17 +526,18 @@ def change(recipe: training.Recipe) -> training.Recipe:
 
 
 def start_or_resume(
-    script: Script, recipe: training.Recipe, source: data.ImageSource
+    script: Script,
+    recipe: training.Recipe,
+    source: data.ImageSource,
+    checkpoint: str | None,
 ) -> training.TrainingState:
-    """Builds and compiles the network, or loads the last checkpoint."""
+    """Loads a checkpoint, or builds and compiles the network without one."""
     steps = source.steps_per_epoch(FLAGS.batch_size)
-    state = FLAGS.resume and training.load_last_checkpoint(path_of("checkpoint"))
-    # A worker may see a folder on a network late.
-    training.check_workers_agree({"the checkpoint": state and state.resume_text})
-    if not state:
+    if checkpoint is None:
         model = script.build_model(source.num_classes)
         compile_model(model, recipe, steps, script.task_defaults)
         return training.TrainingState(model)
+    state = training.load_checkpoint(checkpoint)
     if training.is_chief():
         print(f"Resuming {state.resume_text}.")
     model = state.model
@@ -611,24 +596,7 @@ def train(
     """Fits from a state on, with checkpoints and a row of `log.csv` per epoch."""
     model = state.model
     steps = sources.train.steps_per_epoch(FLAGS.batch_size)
-    make_batches = script.make_training_batches or functools.partial(
-        classification_batches, crop_per_resolution=script.crop_per_resolution
-    )
-    epoch, step = state.data_position(steps)
-    position = {"initial_epoch": epoch, "initial_step": step}
-
-    def shard_of_batches(shard):
-        batches = make_batches(sources.train, model, shard=shard, **position)
-        if FLAGS.data_service is None:
-            return batches
-        return data.through_service(batches, FLAGS.data_service)
-
-    batches = training.distribute(shard_of_batches, FLAGS.batch_size)
-    evaluate_on = script.make_evaluation_batches or validation_batches
-    validation = training.distribute(
-        lambda shard: evaluate_on(sources.validation, model, shard=shard),
-        FLAGS.batch_size,
-    )
+    batches, validation = distributed_batches(state, sources, script)
     training.run_on_chief(lambda: save_flags(recipe))
     if training.is_chief():
         print(
@@ -640,15 +608,16 @@ def train(
         path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
     )
     try:
-        model.fit(
-            batches,
-            epochs=recipe.epochs,
-            initial_epoch=state.epoch,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            callbacks=[*logging_callbacks(state.epoch), checkpoint],
-            verbose="auto" if training.is_chief() else 0,
-        )
+        with exiting_when_stuck(FLAGS.worker_timeout) as callbacks:
+            model.fit(
+                batches,
+                epochs=recipe.epochs,
+                initial_epoch=state.epoch,
+                steps_per_epoch=steps,
+                validation_data=validation,
+                callbacks=[*logging_callbacks(state.epoch), checkpoint, *callbacks],
+                verbose="auto" if training.is_chief() else 0,
+            )
     except tf.errors.InvalidArgumentError:
         for source in sources.all():
             data.check_pictures(source)  # names what cannot be decoded
@@ -658,6 +627,34 @@ def train(
             "\nInterrupted. The same command with --resume continues "
             f"{checkpoint.resume_text}."
         ) from None
+
+
+def distributed_batches(
+    state: training.TrainingState, sources: Sources, script: Script
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Returns the batches of training and of validation for this worker."""
+    model = state.model
+    make_batches = script.make_training_batches or functools.partial(
+        classification_batches, crop_per_resolution=script.crop_per_resolution
+    )
+    evaluate_on = script.make_evaluation_batches or validation_batches
+    steps = sources.train.steps_per_epoch(FLAGS.batch_size)
+    epoch, step = state.data_position(steps)
+    position = {"initial_epoch": epoch, "initial_step": step}
+
+    def training_shard(shard):
+        batches = make_batches(sources.train, model, shard=shard, **position)
+        if FLAGS.data_service is None:
+            return batches
+        return data.through_service(batches, FLAGS.data_service)
+
+    def validation_shard(shard):
+        return evaluate_on(sources.validation, model, shard=shard)
+
+    return (
+        training.distribute(training_shard, FLAGS.batch_size),
+        training.distribute(validation_shard, FLAGS.batch_size),
+    )
 
 
 def logging_callbacks(initial_epoch: int) -> list[keras.callbacks.Callback]:

@@ -195,7 +195,7 @@ def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
     if die:
         with (
             example_scripts.script("training_script") as script,
-            script.exiting_without_workers(),
+            script.exiting_alone(),
             training.strategy_scope("multi_worker"),
         ):
             model = make("rsnet")

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_resadapt.files import atomic_path
+from keras_resadapt.training.workers import check_workers_agree, run_on_all
 
 Position = tuple[int, int]
 
@@ -81,11 +82,16 @@ def list_checkpoints(folder: str | os.PathLike) -> dict[Position, str]:
     if not os.path.isdir(folder):
         return {}
     found = {
-        (int(match[1]), int(match[2] or 0)): os.path.join(folder, match[0])
+        _position(match): os.path.join(folder, match[0])
         for match in map(_NAME.fullmatch, os.listdir(folder))
         if match
     }
     return dict(sorted(found.items()))
+
+
+def _position(match: re.Match) -> Position:
+    """Returns the position of the checkpoint whose name was matched."""
+    return int(match[1]), int(match[2] or 0)
 
 
 def save_checkpoint(
@@ -125,22 +131,31 @@ def save_checkpoint(
         ) from error
 
 
-def load_last_checkpoint(folder: str | os.PathLike) -> TrainingState | None:
-    """Loads the newest checkpoint of `Checkpoint` that is not damaged.
+def find_last_checkpoint(folder: str | os.PathLike) -> str | None:
+    """Returns the path of the newest checkpoint that is not damaged.
 
-    A warning names each damaged checkpoint that is passed over.
+    A warning names each damaged checkpoint that is passed over. All workers of a
+    training must call this function together.
 
     Args:
         folder: The folder of the checkpoints. It may be missing or empty.
 
     Returns:
-        The state of the training, or None if there is no checkpoint.
+        The path, or None if there is no checkpoint.
 
     Raises:
-        ValueError: If there are checkpoints and all of them are damaged.
+        ValueError: If there are checkpoints and all of them are damaged, or if the
+            workers find different checkpoints, as on a network file system that
+            shows new files late.
     """
+    path = run_on_all(lambda: _last_undamaged(folder))
+    check_workers_agree({"the last checkpoint": path and os.path.basename(path)})
+    return path
+
+
+def _last_undamaged(folder: str | os.PathLike) -> str | None:
     damages = []
-    for (epoch, step), path in reversed(list_checkpoints(folder).items()):
+    for (_, step), path in reversed(list_checkpoints(folder).items()):
         damage = _damage(path, step)
         if damage is None:
             for message in damages:
@@ -148,11 +163,7 @@ def load_last_checkpoint(folder: str | os.PathLike) -> TrainingState | None:
                     f"{message} Training continues from the earlier {path!r}.",
                     stacklevel=2,
                 )
-            model = keras.saving.load_model(path)
-            metrics, seeds = _load_state(path)
-            for variable, seed in zip(_seed_variables(model), seeds):
-                variable.assign(seed)
-            return TrainingState(model, epoch, step, metrics)
+            return path
         damages.append(f"The checkpoint {path!r} is damaged ({damage}).")
     if damages:
         raise ValueError(
@@ -162,13 +173,51 @@ def load_last_checkpoint(folder: str | os.PathLike) -> TrainingState | None:
     return None
 
 
+def load_checkpoint(path: str | os.PathLike) -> TrainingState:
+    """Loads a checkpoint of `Checkpoint`.
+
+    Args:
+        path: The file. The position of the training is part of its name.
+
+    Raises:
+        ValueError: If the file does not have the name of a checkpoint.
+    """
+    match = _NAME.fullmatch(os.path.basename(path))
+    if match is None:
+        raise ValueError(
+            "`path` must have the name of a checkpoint, such as epoch_0002.keras. "
+            f"Received: path={os.fspath(path)!r}"
+        )
+    model = keras.saving.load_model(path)
+    metrics, seeds = _load_state(path)
+    for variable, seed in zip(_seed_variables(model), seeds):
+        variable.assign(seed)
+    return TrainingState(model, *_position(match), metrics)
+
+
+def load_last_checkpoint(folder: str | os.PathLike) -> TrainingState | None:
+    """Loads the newest checkpoint of `Checkpoint` that is not damaged.
+
+    All workers of a training must call this function together. It raises the errors
+    and warnings of `find_last_checkpoint`.
+
+    Args:
+        folder: The folder of the checkpoints. It may be missing or empty.
+
+    Returns:
+        The state of the training, or None if there is no checkpoint.
+    """
+    path = find_last_checkpoint(folder)
+    return None if path is None else load_checkpoint(path)
+
+
 def _seed_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns the states of the random generators of a model's layers."""
     weights = set(map(id, model.weights))
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
-def _load_state(path: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _load_state(path: str | os.PathLike) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Returns the values of the metrics and the states of the random generators."""
     with zipfile.ZipFile(path) as archive:
         if _STATE not in archive.namelist():

@@ -50,7 +50,7 @@ def _meet_as_chief(cluster: Cluster, end: float) -> list[str] | None:
     guests: dict[int, socket.socket] = {}
     problem = None
     with server, contextlib.ExitStack() as connections:
-        while len(guests) < len(cluster.addresses) - 1:
+        while len(guests := _still_there(guests)) < len(cluster.addresses) - 1:
             server.settimeout(max(0.01, end - time.monotonic()))
             try:
                 guest, _ = server.accept()
@@ -61,6 +61,7 @@ def _meet_as_chief(cluster: Cluster, end: float) -> list[str] | None:
             message = _receive(guest, min(end, time.monotonic() + 10))
             if not isinstance(message, dict) or type(message.get("index")) is not int:
                 continue  # not a worker
+            guests = _still_there(guests)
             found = _compare(cluster, message, guests)
             guests.setdefault(message["index"], guest)
             if found and not problem:
@@ -100,7 +101,7 @@ def _meet_chief(cluster: Cluster, end: float) -> list[str] | None:
     ]
 
 
-def _compare(cluster: Cluster, message: dict, guests) -> list[str] | None:
+def _compare(cluster: Cluster, message: dict, guests: dict) -> list[str] | None:
     """Returns what is wrong with a worker that has come, or None."""
     index = message["index"]
     if message.get("problem"):
@@ -130,7 +131,7 @@ def _port_problem(cluster: Cluster, error: OSError) -> list[str]:
     ]
 
 
-def _missing_problem(cluster: Cluster, guests) -> list[str]:
+def _missing_problem(cluster: Cluster, guests: dict) -> list[str]:
     missing = [
         f"worker {index} at {address}"
         for index, address in enumerate(cluster.addresses)
@@ -159,7 +160,24 @@ def _listen(cluster: Cluster) -> socket.socket:
     return server
 
 
+def _still_there(guests: dict[int, socket.socket]) -> dict[int, socket.socket]:
+    """Returns the guests that still wait; one that has died may come again."""
+    return {index: guest for index, guest in guests.items() if not _has_left(guest)}
+
+
+def _has_left(connection: socket.socket) -> bool:
+    """Returns whether the other side, which sends nothing more, has closed."""
+    connection.settimeout(0)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def _send(connection: socket.socket, message: dict) -> None:
+    connection.settimeout(5)
     with contextlib.suppress(OSError):  # it has left
         connection.sendall(json.dumps(message).encode() + b"\n")
 

@@ -5,14 +5,13 @@ it alone contributes.
 """
 
 import concurrent.futures
-import contextlib
 import functools
 import hashlib
 import json
 import os
 import pathlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -23,10 +22,6 @@ from keras_resadapt.training.rendezvous import meet
 
 # The strategy of this process after it has joined a cluster, which it does once
 _JOINED: list = []
-
-
-class WorkerLostError(RuntimeError):
-    """Another worker has ended, or has not responded within the time limit."""
 
 
 def join_cluster(timeout_seconds: float) -> Any:
@@ -250,51 +245,42 @@ def run_on_chief(function: Callable[[], Any]) -> Any:
             future = thread.submit(function)
         error = future.exception()
         result = None if error else future.result()
-    message = gather_from_workers(error and (str(error) or repr(error)))[0]
-    if error is not None:
-        raise error
-    if message is not None:
-        raise ValueError(f"Worker 0 has failed: {message}")
+    _raise_in_all(error)
     return result
 
 
-@contextlib.contextmanager
-def reporting_lost_workers() -> Iterator[None]:
-    """Turns the errors of TensorFlow about other workers into a `WorkerLostError`.
+def run_on_all(function: Callable[[], Any]) -> Any:
+    """Runs a function on every worker, and ends all of them if one fails.
+
+    All workers must call it. The function must contain no operation of all workers: a
+    worker that fails would leave the others waiting.
+
+    Args:
+        function: Takes no arguments.
+
+    Returns:
+        The result of the function on this worker.
 
     Raises:
-        WorkerLostError: If another worker has ended, or has not responded within the
-            time limit. This process cannot go on, and must be started again with all
-            others.
+        Exception: The error of the function, on each worker where it fails.
+        ValueError: With the message of the first worker that fails, on the others.
     """
-    import tensorflow as tf
-
+    error = result = None
     try:
-        yield
-    except tf.errors.OpError as error:
-        if num_workers() == 1 or not _is_about_workers(error):
+        result = function()
+    except Exception as raised:
+        if num_workers() == 1:
             raise
-        raise WorkerLostError(
-            f"Worker {worker_index()} of {num_workers()} has lost another worker, "
-            "which has ended or has not responded within the time limit. "
-            f"TensorFlow's error: {_reason(error)}"
-        ) from error
+        error = raised
+    _raise_in_all(error)
+    return result
 
 
-def _reason(error) -> str:
-    """Returns the line of an error of TensorFlow that names its cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if "aborted by:" in line]
-    return (causes or lines or [type(error).__name__])[0]
-
-
-def _is_about_workers(error) -> bool:
-    import tensorflow as tf
-
-    return isinstance(
-        error,
-        tf.errors.UnavailableError
-        | tf.errors.DeadlineExceededError
-        | tf.errors.AbortedError
-        | tf.errors.CancelledError,
-    ) or any(word in str(error) for word in ("ollective", "oordination", "eartbeat"))
+def _raise_in_all(error: BaseException | None) -> None:
+    """Raises an error in all workers if it is not None in one of them."""
+    messages = gather_from_workers(error and (str(error) or repr(error)))
+    if error is not None:
+        raise error
+    for index, message in enumerate(messages):
+        if message is not None:
+            raise ValueError(f"Worker {index} has failed: {message}")
