@@ -24,8 +24,9 @@ WORKER_LOST = 69
 WORKER_FAILED = 78
 
 _HOW_TO_RESUME = (
-    "Start all workers again with the same command and --resume to continue after the "
-    "last checkpoint."
+    "If another worker has ended with an error of its own, correct it. Start all "
+    "workers again with the same command and --resume to continue after the last "
+    "checkpoint."
 )
 
 
