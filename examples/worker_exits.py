@@ -105,7 +105,7 @@ def exiting_when_stuck(
         return
 
     def end():
-        faulthandler.dump_traceback()
+        faulthandler.dump_traceback(sys.__stderr__)
         print(
             f"error: This worker has made no progress for {2 * worker_timeout:g} s, "
             f"while the others waited for it. {_HOW_TO_RESUME}",

@@ -1,5 +1,7 @@
 """Batches of a tf.data service, whose dispatcher and workers are in this process."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,20 +12,28 @@ from keras_resadapt.data import through_service, training_batches
 service = tf.data.experimental.service
 
 
-@pytest.fixture
-def dispatcher():
-    """A dispatcher with two workers."""
+@contextlib.contextmanager
+def running_service():
+    """Runs a dispatcher with two workers, and yields its address."""
     server = service.DispatchServer(service.DispatcherConfig(port=0))
     address = server.target.removeprefix("grpc://")
     workers = [
         service.WorkerServer(service.WorkerConfig(address, heartbeat_interval_ms=200))
         for _ in range(2)
     ]
-    yield server.target
-    # A worker that outlives its dispatcher waits for it.
-    for worker in workers:
-        worker._stop()
-    server._stop()
+    try:
+        yield server.target
+    finally:
+        # A worker that outlives its dispatcher waits for it.
+        for worker in workers:
+            worker._stop()
+        server._stop()
+
+
+@pytest.fixture
+def dispatcher():
+    with running_service() as address:
+        yield address
 
 
 def batches(**kwargs):

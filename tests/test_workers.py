@@ -6,15 +6,18 @@ import socket
 import subprocess
 import threading
 import time
+import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import worker_script
-from example_scripts import check_script, write_image_folder
+from example_scripts import check_script, script, write_image_folder
 from local_workers import free_addresses, start_workers, wait_for
+from test_data_service import running_service
 
 from keras_resadapt import training
-from keras_resadapt.training import rendezvous
+from keras_resadapt.training import lost_workers, rendezvous
 from keras_resadapt.training.cluster import Cluster, find_cluster
 from keras_resadapt.training.rendezvous import meet
 
@@ -148,6 +151,31 @@ def test_two_workers_of_one_index():
     assert all(errors)
 
 
+def test_a_worker_that_is_started_again():
+    """The connection of its first process is closed."""
+    addresses = free_addresses(3)
+    clusters = [cluster_of(addresses, i) for i in range(3)]
+    report = {"index": 1, "jobs": clusters[1].jobs, "problem": None}
+    host, port = addresses[0].split(":")
+
+    def die():
+        for _ in range(500):  # until the chief listens
+            try:
+                with socket.create_connection((host, int(port))) as first:
+                    first.sendall(json.dumps(report).encode() + b"\n")
+                return
+            except OSError:
+                time.sleep(0.01)
+
+    chief: list = []
+    thread = threading.Thread(target=lambda: chief.append(meet(clusters[0], 10)))
+    thread.start()
+    die()
+    assert meet_all(clusters[1:], 10) == [None, None]
+    thread.join(10)
+    assert chief == [None]
+
+
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_port_in_use(taken, monkeypatch):
     monkeypatch.setattr(rendezvous, "_PATIENCE", 0.1)
@@ -213,6 +241,9 @@ def test_one_process_is_the_chief(tmp_path):
     assert training.num_workers() == 1
     assert training.gather_from_workers({"a": [1]}) == [{"a": [1]}]
     assert training.run_on_chief(lambda: 3) == 3
+    assert training.run_on_all(lambda: 4) == 4
+    with pytest.raises(ZeroDivisionError):
+        training.run_on_all(lambda: 1 // 0)
     training.check_workers_agree({"--seed": 1})
     training.check_shared_folder(tmp_path)
 
@@ -224,6 +255,88 @@ def test_workers_are_connected_first(monkeypatch):
         training.strategy_scope("multi_worker")
     with pytest.raises(ValueError, match="`timeout_seconds` must be positive"):
         training.strategy_scope("multi_worker", timeout_seconds=0)
+
+
+def test_checkpoints_are_compared_before_they_are_loaded(monkeypatch, tmp_path):
+    """Loading is an operation of all workers."""
+    with zipfile.ZipFile(tmp_path / "epoch_0003.keras", "w"):
+        pass
+    gather = training.workers.gather_from_workers
+    other = {"the last checkpoint": "epoch_0002.keras"}
+    monkeypatch.setattr(
+        training.workers,
+        "gather_from_workers",
+        lambda value: [*gather(value), other if isinstance(value, dict) else None],
+    )
+    with pytest.raises(
+        ValueError, match="is epoch_0003.keras on worker 0, epoch_0002.keras on worker"
+    ):
+        training.load_last_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="must have the name of a checkpoint"):
+        training.load_checkpoint(tmp_path / "model.keras")
+
+
+ERRORS = tf.errors
+
+
+@pytest.mark.parametrize(
+    "kind, message, lost",
+    [
+        (ERRORS.UnavailableError, "Socket closed", True),
+        (ERRORS.DeadlineExceededError, "Collective has timed out", True),
+        (ERRORS.InternalError, "Collective ops is aborted by: Socket closed", True),
+        (ERRORS.FailedPreconditionError, "a different device incarnation: 7", True),
+        (ERRORS.UnknownError, "stopped sending heartbeats", True),
+        (
+            ERRORS.InternalError,
+            "Collective ops is aborted by: Collective instance 3 expected type 1 and "
+            "data_type 1 but got type 1 and data_type 3",
+            False,
+        ),
+        (ERRORS.UnavailableError, "Shape mismatch in the collective instance", False),
+        (ERRORS.InvalidArgumentError, "Collective ops is aborted by: label 7", False),
+        (ERRORS.ResourceExhaustedError, "OOM in CollectiveReduceV2", False),
+    ],
+)
+def test_errors_about_other_workers(kind, message, lost):
+    error = kind(None, None, f"Graph execution error:\n\nat node x\n{message}")
+    assert lost_workers.is_about_workers(error) == lost
+
+
+def test_the_message_about_a_lost_worker(monkeypatch):
+    monkeypatch.setattr(lost_workers, "num_workers", lambda: 2)
+    message = "Graph execution error:\n\nCollective has timed out.\n [[x]]"
+    with (
+        pytest.raises(training.WorkerLostError, match="error: Collective has timed"),
+        training.reporting_lost_workers(),
+    ):
+        raise ERRORS.DeadlineExceededError(None, None, message)
+
+
+def test_a_watchdog():
+    calls = []
+    with training.Watchdog(0.2, lambda: calls.append(1)) as watchdog:
+        for step in range(6):
+            time.sleep(0.05)
+            watchdog.on_train_batch_end(step)
+        assert not calls
+        time.sleep(0.4)
+    assert calls == [1]
+    with training.Watchdog(0.05, lambda: calls.append(2)):
+        pass
+    time.sleep(0.1)
+    assert calls == [1]
+    with pytest.raises(ValueError, match="`timeout_seconds` must be positive"):
+        training.Watchdog(0, calls.clear)
+
+
+def test_a_worker_that_is_missing_at_the_start():
+    def scope():
+        raise TimeoutError("Missing: worker 2")
+
+    with script("worker_exits") as exits, pytest.raises(SystemExit) as error:
+        exits.connect(scope)
+    assert error.value.code == exits.WORKER_LOST == 69
 
 
 # === Several processes ===
@@ -265,7 +378,7 @@ def two_workers(tmp_path_factory):
     """The folder of two workers that train all families, and their exit codes."""
     folder = tmp_path_factory.mktemp("two_workers")
     write_image_folder(folder / "images")
-    codes = wait_for(start(2, folder, *worker_script.FAMILIES, "--die"), 400)
+    codes = wait_for(start(2, folder, *worker_script.FAMILIES, "--killed"), 400)
     return folder, codes
 
 
@@ -297,6 +410,12 @@ def test_errors_on_two_workers(two_workers):
         assert notes["flags"].endswith("--seed is 0 on worker 0, 1 on worker 1")
         assert "in which worker 1 does not see a file" in notes["not_shared"]
         assert "division" in notes["failed"]
+        failed = "ValueError: Worker 1 has failed" if index == 0 else "ZeroDivision"
+        assert notes["failed_alone"].startswith(failed)
+        assert (
+            "last checkpoint is None on worker 0, epoch_0002.keras on worker 1"
+            in (notes["checkpoints"])
+        )
         assert "`jit_compile` must be False" in notes["jit_compile"]
         assert "`steps_per_execution` must be 1" in notes["steps_per_execution"]
         assert "batch_size=5 for 2 replicas" in notes["batch_size"]
@@ -304,6 +423,7 @@ def test_errors_on_two_workers(two_workers):
 
 @pytest.mark.slow
 def test_the_training_script_on_two_workers(two_workers, tmp_path):
+    """It is resumed in one process, with the batches of a tf.data service."""
     folder, _ = two_workers
     notes = [
         json.loads((folder / f"worker_{index}.json").read_text()) for index in range(2)
@@ -311,6 +431,10 @@ def test_the_training_script_on_two_workers(two_workers, tmp_path):
     for code, _, error in (worker["script_flags"] for worker in notes):
         assert code == 1
         assert "--learning_rate is 0.1 on worker 0, 0.2 on worker 1" in error
+    for index, worker in enumerate(notes):
+        code, _, error = worker["script_sources"]
+        assert code == 1 and "`dataset` must be 'demo', an existing folder" in error
+        assert error.startswith("error: Worker 1 has failed" if index == 0 else "error")
     assert [worker["script"][0] for worker in notes] == [0, 0], notes
     assert "All results are in" in notes[0]["script"][1]
     assert notes[1]["script"][1] == ""  # only the chief reports
@@ -319,7 +443,8 @@ def test_the_training_script_on_two_workers(two_workers, tmp_path):
     resumed = worker_script.training_command(
         folder / "images", folder / "run", "--resume", "--epochs=2"
     )
-    output = check_script(*resumed)
+    with running_service() as address:
+        output = check_script(*resumed, f"--data_service={address}")
     assert "The number of workers of the run changes from 2 to 1." in output
     one = worker_script.training_command(folder / "images", tmp_path / "run")
     check_script(*one)
@@ -343,7 +468,19 @@ def test_a_killed_worker_ends_the_others(two_workers):
 
 @pytest.mark.slow
 def test_three_workers_train_as_one_process(tmp_path):
-    """The last batch leaves one of them without images."""
-    assert wait_for(start(3, tmp_path, "rsnet"), 300) == [0] * 3
+    """The last batch leaves one of them without images. Later, one of them fails."""
+    codes = wait_for(start(3, tmp_path, "rsnet", "--failed"), 300)
     one = worker_script.train(worker_script.make("rsnet"), "rsnet")
     check_equal("rsnet", one, np.load(tmp_path / "worker_2.npz"))
+    assert codes == [69, 69, 78]
+    assert "ZeroDivisionError" in log_of(tmp_path, 2)
+    assert "If another worker has ended with an error of its own" in (
+        log_of(tmp_path, 0)
+    )
+
+
+@pytest.mark.slow
+def test_a_stuck_worker_ends_with_the_others(tmp_path):
+    assert wait_for(start(2, tmp_path, "--stuck"), 100) == [69, 69]
+    assert "timed out" in log_of(tmp_path, 0)
+    assert "made no progress for 8 s" in log_of(tmp_path, 1)

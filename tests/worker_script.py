@@ -1,8 +1,12 @@
 """What each worker of `test_workers.py` runs, in one process for all checks.
 
 `python worker_script.py FOLDER FAMILY...` trains the families on the cluster of
-`TF_CONFIG` and writes what it has found to FOLDER/worker_INDEX.npz and .json. With
-`--die`, worker 1 kills itself in the middle of a last training.
+`TF_CONFIG` and writes what it has found to FOLDER/worker_INDEX.npz and .json. A last
+argument makes the workers end in another way:
+
+- `--killed`: worker 1 kills itself in the middle of a training.
+- `--failed`: the last worker raises an error while the others wait for it.
+- `--stuck`: the last worker sleeps while the others wait for it.
 """
 
 import json
@@ -11,6 +15,8 @@ import pathlib
 import signal
 import sys
 import time
+import zipfile
+from typing import Any
 
 import keras_resadapt  # first: it chooses TensorFlow's convolutions
 
@@ -23,8 +29,12 @@ import tensorflow as tf
 
 from keras_resadapt import backbones, quantization, tasks, training
 
+# What a training in graphs proves is the same for these families, and costs more.
+EAGER = ("learned", "msnet", "ranet")
 CLASSES = 3
 BATCH = 6
+# Seconds that workers wait with `--stuck`
+STUCK = 4
 SMALL = dict(depths=(1,), filters=(8,), stem="small")
 
 
@@ -99,6 +109,7 @@ def make(family: str) -> keras.Model:
     model.compile(
         training.SGD(0.01, weight_decay=1e-3),
         metrics=None if family == "segmentation" else ["accuracy"],
+        run_eagerly=family in EAGER,
     )
     return model
 
@@ -146,62 +157,99 @@ class Die(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder: pathlib.Path, families: list[str], die: bool) -> None:
-    scope = training.strategy_scope("multi_worker", timeout_seconds=60)
-    index = training.workers.worker_index()
-    found, notes = {}, {"workers": training.num_workers()}
-    with scope:
-        for family in families:
-            start = time.time()
-            model = make(family)
-            found |= {f"{family}/{k}": v for k, v in train(model, family).items()}
-            print(family, f"{time.time() - start:.1f} s", flush=True)
-        if "rsnet" in families:
-            model = make("rsnet")
-            x, _ = make_data("rsnet", 8)
-            found["predicted"] = model.predict(x, batch_size=BATCH, verbose=0)
-            found["called"] = np.array(model(x))
-            notes["jit_compile"] = message_of(lambda: model.compile(jit_compile=True))
-            notes["steps_per_execution"] = message_of(
-                lambda: model.compile(steps_per_execution=2)
-            )
-            model.compile()
-            notes["batch_size"] = message_of(
-                lambda: model.fit(*make_data("rsnet", 5), batch_size=5)
-            )
-    notes["gathered"] = training.gather_from_workers("x" * (index + 1))
-    notes["same"] = message_of(
-        lambda: training.check_workers_agree(training.software_properties())
-    )
-    notes["flags"] = message_of(
-        lambda: training.check_workers_agree({"--seed": index, "--flip": True})
-    )
-    notes["shared"] = message_of(lambda: training.check_shared_folder(folder))
+def train_all(families: list[str]) -> tuple[dict, dict]:
+    """Trains families, and returns arrays and messages for the tests."""
+    found, notes = {}, {}
+    for family in families:
+        start = time.time()
+        model = make(family)
+        found |= {f"{family}/{k}": v for k, v in train(model, family).items()}
+        print(family, f"{time.time() - start:.1f} s", flush=True)
+    if "rsnet" in families:
+        model = make("rsnet")
+        x, _ = make_data("rsnet", 8)
+        found["predicted"] = model.predict(x, batch_size=BATCH, verbose=0)
+        found["called"] = np.array(model(x))
+        notes["jit_compile"] = message_of(lambda: model.compile(jit_compile=True))
+        notes["steps_per_execution"] = message_of(
+            lambda: model.compile(steps_per_execution=2)
+        )
+        model.compile()
+        notes["batch_size"] = message_of(
+            lambda: model.fit(*make_data("rsnet", 5), batch_size=5)
+        )
+    return found, notes
+
+
+def check_together(folder: pathlib.Path, index: int) -> dict[str, Any]:
+    """Calls the functions of all workers, and returns their messages."""
     own = folder / f"own_{index}"
     own.mkdir()
-    notes["not_shared"] = message_of(lambda: training.check_shared_folder(own))
-    notes["failed"] = message_of(lambda: training.run_on_chief(lambda: 1 // 0))
-    if die:
-        for name, flags in (
-            ("script_flags", [f"--learning_rate={(index + 1) / 10}"]),
-            ("script", []),
-        ):
-            command = training_command(folder / "images", folder / "run", *flags)
-            result = example_scripts.run_script(*command, "--strategy=multi_worker")
-            notes[name] = [result.code, result.output, result.error]
+    if index == 1:
+        with zipfile.ZipFile(own / "epoch_0002.keras", "w"):
+            pass  # a checkpoint that the other workers do not see
+    functions = {
+        "same": lambda: training.check_workers_agree(training.software_properties()),
+        "flags": lambda: training.check_workers_agree({"--seed": index, "--flip": 1}),
+        "shared": lambda: training.check_shared_folder(folder),
+        "not_shared": lambda: training.check_shared_folder(own),
+        "failed": lambda: training.run_on_chief(lambda: 1 // 0),
+        "failed_alone": lambda: training.run_on_all(lambda: 1 // (1 - index)),
+        "checkpoints": lambda: training.load_last_checkpoint(own),
+    }
+    notes = {name: message_of(function) for name, function in functions.items()}
+    return {**notes, "gathered": training.gather_from_workers("x" * (index + 1))}
+
+
+def run_scripts(folder: pathlib.Path, index: int) -> dict[str, Any]:
+    """Runs a training script in this process, and returns its results."""
+    notes = {}
+    os.chdir(folder if index == 0 else folder / f"own_{index}")
+    for name, images, flags in (
+        ("script_flags", folder / "images", [f"--learning_rate={(index + 1) / 10}"]),
+        ("script_sources", "images", []),  # which only the chief has
+        ("script", folder / "images", []),
+    ):
+        command = training_command(images, folder / "run", *flags)
+        result = example_scripts.run_script(*command, "--strategy=multi_worker")
+        notes[name] = [result.code, result.output, result.error]
+    return notes
+
+
+def end(how: str) -> None:
+    """Ends the workers as a training script does, each in its own way."""
+    last = training.workers.worker_index() == training.num_workers() - 1
+    with (
+        example_scripts.script("worker_exits") as script,
+        script.exiting_alone(),
+        script.failing_alone(),
+    ):
+        if how == "--killed":
+            with training.strategy_scope("multi_worker"):
+                model = make("rsnet")
+                model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
+        elif how == "--failed" and last:
+            raise ZeroDivisionError
+        elif how == "--stuck" and last:
+            with script.exiting_when_stuck(STUCK):
+                time.sleep(100)
+        training.gather_from_workers("waits")
+
+
+def main(folder: pathlib.Path, families: list[str], how: str) -> None:
+    timeout = STUCK if how == "--stuck" else 60
+    scope = training.strategy_scope("multi_worker", timeout_seconds=timeout)
+    index = training.workers.worker_index()
+    with scope:
+        found, notes = train_all(families)
+    if how == "--killed":
+        notes |= check_together(folder, index) | run_scripts(folder, index)
     np.savez(folder / f"worker_{index}.npz", **found)
     (folder / f"worker_{index}.json").write_text(json.dumps(notes))
     training.gather_from_workers("written")
-    if die:
-        with (
-            example_scripts.script("training_script") as script,
-            script.exiting_alone(),
-            training.strategy_scope("multi_worker"),
-        ):
-            model = make("rsnet")
-            model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
+    end(how)
 
 
 if __name__ == "__main__":
-    arguments = [name for name in sys.argv[2:] if name != "--die"]
-    main(pathlib.Path(sys.argv[1]), arguments, "--die" in sys.argv)
+    *arguments, how = sys.argv[2:]
+    main(pathlib.Path(sys.argv[1]), arguments, how)
