@@ -206,29 +206,32 @@ def run(script: Script) -> None:
     scope = functools.partial(
         training.strategy_scope, FLAGS.strategy, FLAGS.worker_timeout
     )
-    with training.Preemption() as preemption, exiting_alone():
-        connect(scope)
-        with shared_output_dir(FLAGS.output_dir, FLAGS.resume):
-            check_workers(recipe)
-            sources = training.run_on_all(lambda: prepare(script, recipe))
-            check_data_of_workers(sources)
-            last = training.find_last_checkpoint(path_of("checkpoint"))
-            with scope():
-                with failing_alone():
-                    state = start_or_resume(script, recipe, sources.train, last)
-                    if state.epoch < recipe.epochs:
-                        train(state, sources, recipe, script, preemption)
-                model = state.model
-                training.run_on_chief(lambda: save_model(model))
-            if not training.is_chief():
-                return
-            if training.num_workers() > 1:
-                # The others have finished, and can no longer evaluate together.
-                model, scope = load_model(), contextlib.nullcontext
-            with scope():
-                script.report(model, sources)
-            save_extras(sources)
-            print_summary(sources)
+    connect(scope)
+    with (
+        training.Preemption() as preemption,
+        exiting_alone(),
+        shared_output_dir(FLAGS.output_dir, FLAGS.resume),
+    ):
+        check_workers(recipe)
+        sources = training.run_on_all(lambda: prepare(script, recipe))
+        check_data_of_workers(sources)
+        last = training.find_last_checkpoint(path_of("checkpoint"))
+        with scope():
+            with failing_alone():
+                state = start_or_resume(script, recipe, sources.train, last)
+                if state.epoch < recipe.epochs:
+                    train(state, sources, recipe, script, preemption)
+            model = state.model
+            training.run_on_chief(lambda: save_model(model))
+        if not training.is_chief():
+            return
+        if training.num_workers() > 1:
+            # The others have finished, and can no longer evaluate together.
+            model, scope = load_model(), contextlib.nullcontext
+        with scope():
+            script.report(model, sources)
+        save_extras(sources)
+        print_summary(sources)
 
 
 def prepare(script: Script, recipe: training.Recipe) -> Sources:

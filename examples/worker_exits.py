@@ -33,13 +33,16 @@ _HOW_TO_RESUME = (
 def connect(scope: Callable[[], contextlib.AbstractContextManager]) -> None:
     """Connects the workers, if there are several.
 
-    It exits with the code `WORKER_LOST` if one of them does not come.
+    It exits with the code `WORKER_LOST` if one of them does not come, and with the
+    code `PREEMPTED` at a signal. TensorFlow replaces the handler of SIGTERM when it
+    connects, so that the training needs a `Preemption` of its own.
 
     Args:
         scope: Returns the scope of the strategy.
     """
     try:
-        scope()
+        with training.Preemption():
+            scope()
     except TimeoutError as error:
         command_line.fail(str(error), WORKER_LOST)
 

@@ -1,7 +1,9 @@
 """Training on several workers: processes on this machine, and their cluster."""
 
 import json
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import threading
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import worker_script
-from example_scripts import check_script, script, write_image_folder
+from example_scripts import check_script, run_script, script, write_image_folder
 from local_workers import free_addresses, start_workers, wait_for
 from test_data_service import running_service
 
@@ -337,6 +339,26 @@ def test_a_worker_that_is_missing_at_the_start():
     with script("worker_exits") as exits, pytest.raises(SystemExit) as error:
         exits.connect(scope)
     assert error.value.code == exits.WORKER_LOST == 69
+
+
+def test_a_signal_after_the_workers_are_connected(monkeypatch, tmp_path):
+    """TensorFlow replaces the handler of SIGTERM when it connects them."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def connect(scope):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def load_sources(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        with script("training_script") as module:
+            monkeypatch.setattr(module, "connect", connect)
+            monkeypatch.setattr(module, "load_sources", load_sources)
+            result = run_script("train_rsnet", f"--output_dir={tmp_path / 'run'}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.code == training.PREEMPTED, result.error
 
 
 # === Several processes ===
