@@ -11,8 +11,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import torchvision_script
 
+import keras_resadapt
 from keras_resadapt import OperatingPoint, backbones, boxes, heads
+from keras_resadapt.convert import load_pytorch_state_dict
 from keras_resadapt.convert.mask_rcnn import mask_rcnn_targets
 from keras_resadapt.layers import LayerSet, SlimmableConv2D, SlimmableDense
 from keras_resadapt.points import RecordingPoint
@@ -634,3 +637,39 @@ def test_checkpoints_of_other_networks(small):
     other = types.SimpleNamespace(backbone=small.backbone, head=vgg)
     with pytest.raises(ValueError, match="must be a detector"):
         mask_rcnn_targets(other, {})
+
+
+@pytest.mark.slow
+def test_checkpoint_with_an_epsilon_of_zero():
+    """Torchvision's own detections, from the same weights."""
+    path = pathlib.Path(__file__).parent / "data" / "maskrcnn_epsilon_zero.json"
+    expected = json.loads(path.read_text())
+    weights = torchvision_script.weights(expected["shapes"])
+    images = torchvision_script.image()[None]
+    model = keras_resadapt.RSMaskRCNN(
+        2,
+        "resnet18",
+        (64,),
+        max_size=64,
+        depths=(1, 1, 1, 1),
+        channels=16,
+        units=16,
+        settings={"score_threshold": 0.0, "max_detections": 8},
+    )
+    load_pytorch_state_dict(model, weights, bn_epsilon=0)
+    found = {name: x[0] for name, x in model.detect(images).items()}
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-4)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
+    np.testing.assert_array_equal(found["classes"] + 1, expected["labels"])
+    masks = 1 / (1 + np.exp(-found["masks"]))
+    pasted = np.array(boxes.paste_masks(masks, found["boxes"], (64, 64)))
+    np.testing.assert_allclose(pasted.sum((1, 2)), expected["mask_sums"], rtol=1e-3)
+
+    load_pytorch_state_dict(model, weights)
+    other = model.detect(images)
+    assert np.abs(other["scores"][0] - expected["scores"]).max() > 1e-3
+    with pytest.raises(ValueError, match="`bn_epsilon` must be a finite number of at"):
+        load_pytorch_state_dict(model, weights, bn_epsilon=-1)
+    zeros = {"n.running_var": np.zeros(2), "n.weight": np.ones(2)}
+    with pytest.raises(ValueError, match="`bn_epsilon` must be positive for"):
+        load_pytorch_state_dict(model, zeros, bn_epsilon=0)

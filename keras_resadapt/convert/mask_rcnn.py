@@ -27,7 +27,7 @@ def mask_rcnn_targets(model, state_dict: Mapping[str, np.ndarray]) -> dict[str, 
     with those before torchvision 0.14. BatchNormalization is copied to every
     resolution. The published files expect classes with gaps in their numbers
     (`num_classes=90`), images scaled by `preprocessing="imagenet"`, and, for COCO_V1,
-    an epsilon of 0 in BatchNormalization.
+    `load_pytorch_state_dict(..., bn_epsilon=0)`.
 
     Args:
         model: A network with a ResNet as its `backbone` and a `heads.MaskRCNN` as
