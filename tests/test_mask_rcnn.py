@@ -382,9 +382,9 @@ CHECKPOINT_NAMES = {  # today's and those before torchvision 0.14
 }
 
 
-def make_small(masks=True, layers=LayerSet(), filters=(8, 16), **kwargs):
+def make_small(masks=True, layers=LayerSet(), filters=(8, 16), depths=(1, 1), **kwargs):
     keras.utils.set_random_seed(0)
-    backbone = backbones.ResNet((1, 1), filters, layers=layers)
+    backbone = backbones.ResNet(depths, filters, layers=layers)
     options = {"channels": 16, "units": 16, "settings": SETTINGS} | kwargs
     head = heads.MaskRCNN(
         2, backbone.level_strides, masks, layers=layers, name="head", **options
@@ -555,6 +555,74 @@ def compare(detector, images, targets, **kwargs):
     outputs = head.compare(features, POINT, size, sizes, targets, order)
     losses = boxes.detection_losses(outputs, **kwargs)
     return {name: float(value) for name, value in losses.items()}
+
+
+# === Mirrored images ===
+
+
+def test_losses_of_mirrored_images():
+    """They are those of the images, for a network that is mirrored too.
+
+    Torchvision's anchors, ROI align and mask targets have pixel i at the coordinate
+    i x stride. They are symmetric about the middle of the first and the last pixel,
+    and not about the middle of the image. Convolutions of stride 2 have the same
+    symmetry for 2 k + 1 pixels. Here are 33 pixels at coordinates 0 to 32, and levels
+    of 9 and 5 pixels. All samples are taken, because the first ones have no symmetry.
+    """
+    settings = dataclasses.replace(
+        SETTINGS, rpn_samples=700, box_samples=60, box_positives=1.0
+    )
+    detector = make_small(filters=(8,), depths=(1,), settings=settings)
+    last, grid = 32, (40, 40)  # 40 // 9 and 40 // 5 are the strides
+    images = random_images(1, 33, 33)
+    targets = batch_of_targets([[[4, 3, 20, 25], [10, 8, 30, 31]]], [[0, 1]], [2])
+    masks = np.random.default_rng(0).integers(0, 2, (1, 2, 33, 33)).astype("uint8")
+    masks[..., :2] = masks[..., -2:] = 0  # column 31 is repeated as that of the edge
+
+    def losses(images, targets):
+        features = detector.head.fpn(detector.backbone.pyramid(images), point=POINT)
+        outputs = detector.head.compare(
+            features,
+            POINT,
+            grid,
+            tf.constant([[last, last]]),
+            targets,
+            boxes.first_by_index,
+            mask_extent=(33, 33),
+        )
+        return outputs, boxes.detection_losses(outputs)
+
+    outputs, expected = losses(images, targets | {"masks": masks})
+    assert 0 < np.sum(outputs["anchor_weights"]) < 700  # all that are not ignored
+    assert np.sum(outputs["anchor_labels"]) > 2 and np.sum(outputs["mask_weights"]) > 2
+    mirror_kernels(detector)
+    x1, y1, x2, y2 = np.moveaxis(targets["boxes"], -1, 0)
+    mirrored = {
+        "boxes": np.stack([last - x2, y1, last - x1, y2], axis=-1),
+        "masks": masks[..., ::-1],
+    }
+    _, found = losses(images[:, :, ::-1], targets | mirrored)
+    for name, value in expected.items():
+        assert value > 0
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    # Neither the network nor the targets alone are symmetric.
+    _, other = losses(images[:, :, ::-1], targets | {"masks": masks})
+    assert abs(sum(other.values()) - sum(expected.values())) > 1e-2
+
+
+def mirror_kernels(detector):
+    """Mirrors what a detector computes from left to right."""
+    head = detector.head
+    for variable in detector.backbone.variables + head.variables:
+        if len(variable.shape) == 4:
+            variable.assign(np.array(variable)[:, ::-1])
+    hidden = head.box_head.hidden[0].kernel
+    cells = np.reshape(hidden, (7, 7, -1, hidden.shape[-1]))
+    hidden.assign(cells[:, ::-1].reshape(hidden.shape))
+    for layer in (head.rpn.deltas, head.box_head.deltas):  # the shifts along x
+        sign = np.tile(np.float32([-1, 1, 1, 1]), layer.bias.shape[0] // 4)
+        layer.kernel.assign(layer.kernel * sign)
+        layer.bias.assign(layer.bias * sign)
 
 
 def test_widths_share_the_heads():

@@ -77,10 +77,9 @@ def _repeat_ends(masks, ends):
         masks: Tensor of shape (batch, objects, height, width).
         ends: Height and width of each image, integers of shape (batch, 2).
     """
-    for axis in (2, 3):
-        places = ops.arange(ops.shape(masks)[axis], dtype="int32")
-        beyond = places == ends[:, None, axis - 2, None]
-        shape = (-1, 1, *((-1, 1) if axis == 2 else (1, -1)))
-        before = ops.roll(masks, 1, axis=axis)
-        masks = ops.where(ops.reshape(beyond, shape), before, masks)
-    return masks
+    rows, columns = (
+        ops.arange(ops.shape(masks)[2 + axis], dtype="int32") == ends[:, axis, None]
+        for axis in (0, 1)
+    )
+    masks = ops.where(rows[:, None, :, None], ops.roll(masks, 1, axis=2), masks)
+    return ops.where(columns[:, None, None], ops.roll(masks, 1, axis=3), masks)
