@@ -14,7 +14,7 @@ import tensorflow as tf
 import torchvision_script
 
 import keras_resadapt
-from keras_resadapt import OperatingPoint, backbones, boxes, heads
+from keras_resadapt import OperatingPoint, backbones, boxes, heads, inference
 from keras_resadapt.convert import load_pytorch_state_dict
 from keras_resadapt.convert.mask_rcnn import mask_rcnn_targets
 from keras_resadapt.layers import LayerSet, SlimmableConv2D, SlimmableDense
@@ -677,6 +677,151 @@ def test_settings_of_mmdetection(small):
     assert all(np.isfinite(x) for x in losses.values())
     with pytest.raises(ValueError, match="`anchor_sizes` must have 3 entries"):
         make_small(settings=dataclasses.replace(SETTINGS, anchor_sizes=(8, 16)))
+
+
+# === Networks ===
+
+SMALL = {
+    "resolutions": (32,),
+    "max_size": 32,
+    "depths": (1,),
+    "filters": (8,),
+    "channels": 8,
+    "units": 8,
+    "masks": False,
+    "settings": {
+        "rpn_candidates": (20, 20),
+        "rpn_proposals": (10, 10),
+        "score_threshold": 0.0,
+        "max_detections": 4,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return keras_resadapt.RSMaskRCNN(2, "resnet18", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"resolutions": ()}, "`resolutions` must contain at least one"),
+        ({"resolutions": (64.5,)}, "`resolutions` must be positive integers"),
+        ({"max_size": None}, "`max_size` must be a positive integer.*max_size=None"),
+        ({"max_size": 0}, "`max_size` must be a positive integer.*max_size=0"),
+        ({"max_size": 64.5}, "`max_size` must be a positive integer.*max_size=64.5"),
+        ({"max_size": 31}, "`max_size` must be at least the largest resolution, 32 p"),
+        ({"depths": 5}, "`depths` must be None or have one entry per stage.*depths=5"),
+        ({"filters": (8, 8)}, "`depths`, `filters` must have one positive entry per"),
+        ({"settings": {"nms": 1}}, r"`settings` must map some of \['anchor_.*'nms': 1"),
+        ({"settings": [1]}, r"`settings` must map some of .*settings=\[1\]"),
+        ({"settings": {"rpn_proposals": 5}}, "`rpn_proposals` must be two positive"),
+        ({"backbone": "vgg"}, "`backbone` must be one of"),
+    ],
+)
+def test_arguments_that_cannot_work(changes, message):
+    for factory in (keras_resadapt.MutualMaskRCNN, keras_resadapt.RSMaskRCNN):
+        with pytest.raises(ValueError, match=message):
+            factory(2, **{"backbone": "resnet18", **SMALL, **changes})
+
+
+def test_width_range_that_cannot_work():
+    with pytest.raises(ValueError, match="`width_range` must be the smallest"):
+        keras_resadapt.MutualMaskRCNN(2, "resnet18", 0.5, **SMALL)
+
+
+IMAGE = np.zeros((1, 24, 30, 3), "float32")
+
+
+@pytest.mark.parametrize(
+    "images, options, error, message",
+    [
+        (IMAGE, {"batch_size": 0}, ValueError, "`batch_size` must be a positive int"),
+        (IMAGE, {"batch_size": 2.5}, ValueError, "`batch_size` must be a positive"),
+        (IMAGE, {"point": "r64"}, ValueError, "name of one of.*'r32'.*point='r64'"),
+        (IMAGE, {"point": OperatingPoint(64)}, ValueError, "64"),
+        (IMAGE, {"point": 5}, TypeError, "`point` must be an `OperatingPoint`"),
+        (IMAGE[0], {}, ValueError, r"shape \(height, width, 3\). Rec.*\(30, 3\)"),
+        (None, {}, TypeError, "`images` must be an array.*Received: a NoneType"),
+        ("a.png", {}, TypeError, "`images` must be an array.*Received: a str"),
+        (["a.png"], {}, TypeError, r"`images\[0\]` must be an array of numbers.*a str"),
+        (iter(IMAGE), {}, TypeError, "`images` must be an array"),
+        (IMAGE > 0, {}, TypeError, "array of numbers. Received: dtype bool"),
+        (IMAGE + 0j, {}, TypeError, "array of numbers. Received: dtype complex64"),
+        (IMAGE, {"sizes": [4]}, ValueError, r"`sizes` must.*\(1, 2\).*shape \(1,\)"),
+        (IMAGE, {"sizes": [[4, 4.5]]}, ValueError, "`sizes` must hold the integers"),
+        (IMAGE, {"sizes": [[0, 4]]}, ValueError, r"1 pixel.*\(0, 4\) for the image 0"),
+        (IMAGE, {"sizes": [[25, 4]]}, ValueError, r"`sizes` must be.*\(24, 30\) pix"),
+        (
+            np.full_like(IMAGE, np.inf),
+            {},
+            ValueError,
+            "`images` must hold finite pixel values",
+        ),
+    ],
+)
+def test_images_that_cannot_be_detected(network, images, options, error, message):
+    with pytest.raises(error, match=message):
+        network.detect(images, **options)
+
+
+def test_pass_without_targets(network):
+    """It is that of images which fill their canvases; points can be named."""
+    images = random_images(1, 32, 32)
+    (point,) = network.operating_points
+    found = network.run_at(point.name, images)
+    expected = network.run_at(point, images, {"size": [[32, 32]]})
+    assert found["count"] > 0
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (("r64", IMAGE), ValueError, "name of one of"),
+        (("r32", IMAGE[0]), ValueError, r"\(batch, height, width, 3\).*\(24, 30, 3\)"),
+        (("r32", "image"), TypeError, "`images` must be an array of numbers"),
+        (("r32", IMAGE, {}), ValueError, r"`targets` must be None.*the keys \[\]"),
+        (("r32", IMAGE, IMAGE), ValueError, "`targets` must be None.*ndarray"),
+        (
+            ("r32", IMAGE, {"size": [[24, 30]] * 2}),
+            ValueError,
+            r"of shape \(1, 2\). Received: `size` of shape \(2, 2\)",
+        ),
+    ],
+)
+def test_passes_that_cannot_run(network, arguments, error, message):
+    with pytest.raises(error, match=message):
+        network.run_at(*arguments)
+
+
+def test_data_that_cannot_be_scored(network):
+    with pytest.raises(ValueError, match=r"`data` must have batches \(images, targ"):
+        network.evaluate(IMAGE)
+    with pytest.raises(ValueError, match="Received: a tuple of 3"):
+        network.score_points([(IMAGE, {}, 1)])
+    with pytest.raises(ValueError, match="`data` must have at least one batch"):
+        network.score_points([])
+
+
+def test_frozen_statistics_are_not_calibrated():
+    """Those of the full network; sub-networks are normalized by their batches."""
+    model = keras_resadapt.MutualMaskRCNN(
+        2, "resnet18", (0.5, 1.0), frozen_bn=True, **SMALL
+    )
+    norm = model.backbone.stages[0][0].bn1
+    norm.moving_mean.assign(np.arange(8))
+    batches = [255 * np.random.default_rng(0).random((2, 32, 32, 3), "float32")]
+    points = [model.full_point, OperatingPoint(32, 0.5)]
+    inference.calibrate_batch_norm(model, batches, points, verbose=False)
+    np.testing.assert_array_equal(norm.moving_mean, np.arange(8))
+    narrow, _ = norm.statistics(32, 0.5)
+    assert np.isfinite(narrow).all() and np.abs(narrow - np.arange(8)).max() > 1
+    with pytest.raises(ValueError, match=r"`frozen_bn=True`.*\['r32_w100'\]"):
+        inference.calibrate_batch_norm(model, batches, model.full_point)
 
 
 # === Checkpoints ===

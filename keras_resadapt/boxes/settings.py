@@ -5,8 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_resadapt.layers.arguments import as_int
-
 
 @dataclasses.dataclass(frozen=True)
 class DetectionSettings:
@@ -66,12 +64,12 @@ class DetectionSettings:
 
     def __post_init__(self):
         for name in ("rpn_samples", "box_samples", "max_detections"):
-            as_int(name, getattr(self, name))
+            self._check(name, "be a positive integer", _is_count)
         for name in ("rpn_candidates", "rpn_proposals"):
             self._check(
                 name,
                 "be two positive integers, for training and for inference",
-                lambda pair: len(pair) == 2 and all(as_int(name, n) for n in pair),
+                lambda pair: len(pair) == 2 and all(map(_is_count, pair)),
             )
         for name in ("rpn_beta", "box_beta"):
             self._check(name, "be a positive number", _is_positive)
@@ -114,6 +112,10 @@ _SHARES = (
     "score_threshold",
     "nms_iou",
 )
+
+
+def _is_count(value: int) -> bool:
+    return hasattr(value, "__index__") and value is not True and value >= 1
 
 
 def _is_positive(value: float) -> bool:
