@@ -512,6 +512,27 @@ def test_objects_that_cannot_be_trained_on(train, name):
     assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
 
 
+def test_targets_without_room_for_objects(train):
+    """As a batch of images without objects can have."""
+    objects = np.zeros((2, 0, 4)), np.zeros((2, 0)), [0, 0]
+    losses, _ = train(random_images(2, 64, 96), batch_of_targets(*objects))
+    expected, _ = train(
+        random_images(2, 64, 96), batch_of_targets(*BAD_TARGETS["no objects"])
+    )
+    for name, value in expected.items():
+        assert np.isfinite(value)
+        if name in ("rpn_box", "box", "mask"):
+            assert losses[name] == 0
+
+
+def test_more_objects_than_room_and_empty_masks(train):
+    targets = batch_of_targets([[[5, 5, 50, 50]]] * 2, [[0]] * 2, [3, 1])
+    targets["masks"][:] = 0
+    losses, gradients = train(random_images(2, 64, 96), targets)
+    assert all(np.isfinite(x) and x > 0 for x in losses.values())
+    assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
+
+
 def test_unusual_objects(train):
     """A huge box, a tiny one, and one image without objects."""
     objects = [[-1e5, -1e5, 1e5, 1e5], [3, 3, 3.001, 3.001]]
@@ -805,6 +826,31 @@ def test_data_that_cannot_be_scored(network):
         network.score_points([(IMAGE, {}, 1)])
     with pytest.raises(ValueError, match="`data` must have at least one batch"):
         network.score_points([])
+
+
+def test_evaluation_of_unusual_images(network):
+    """Without objects, of 1 x 5000 pixels, with a crowd and a box without area."""
+    pytest.importorskip("pycocotools")
+    targets = {
+        "image_id": np.array([3, 5]),
+        "size": np.array([[32, 32], [1, 32]]),
+        "original_size": np.array([[64, 64], [1, 5000]]),
+        "boxes": np.float32([[[0] * 4] * 2, [[0, 0, 5000, 1], [7, 1, 9, 1]]]),
+        "classes": np.array([[0, 0], [1, 0]]),
+        "crowd": np.array([[False, False], [True, False]]),
+        "area": np.float32([[0, 0], [5000, 0]]),
+        "count": np.array([0, 2]),
+    }
+    images = random_images(2, 32, 32)
+    (scores,) = network.score_points([(images, targets)]).values()
+    assert scores["box_ap"] == 0 and np.isnan(scores["box_ap_large"])
+    one = {name: value[:1] for name, value in targets.items()}
+    empty = {"boxes": one["boxes"][:, :0]}
+    empty |= {name: one[name][:, :0] for name in ("classes", "crowd", "area")}
+    scores = network.evaluate([(images[:1], one | empty)], return_dict=True)
+    assert all(map(np.isnan, scores.values()))
+    found = network.detect([np.zeros((1, 5000, 3), "uint8")])
+    assert (found["boxes"] <= [5000, 1, 5000, 1]).all()
 
 
 def test_frozen_statistics_are_not_calibrated():

@@ -35,18 +35,24 @@ class UsedEntries(keras.layers.Layer):
     of entries: only the pass itself leaves the unused ones out.
 
     Call arguments:
-        inputs: Tensor of shape (batch, n, ...), whose unused entries come last.
+        inputs: Tensor of shape (batch, n, ...), whose unused entries come last. If n
+            is 0, there is one unused entry of zeros.
         count: Number of used entries of each image, of shape (batch,).
 
     Returns:
-        A tensor of shape (batch, used, ...) with 1 <= used <= n.
+        A tensor of shape (batch, used, ...) with 1 <= used <= max(n, 1).
     """
 
     def __init__(self, **kwargs):
         super().__init__(autocast=False, **kwargs)
 
     def call(self, inputs, count):
-        return inputs[:, : ops.maximum(ops.max(count), 1)]
+        used = inputs[:, : ops.maximum(ops.max(count), 1)]
+        if inputs.shape[1]:  # known, and not 0
+            return used
+        missing = ops.maximum(1 - ops.shape(used)[1], 0)
+        after = [(0, 0)] * (len(inputs.shape) - 2)
+        return ops.pad(used, [(0, 0), (0, missing), *after])
 
     def compute_output_spec(self, inputs, count=None):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
@@ -82,9 +88,8 @@ class MaskRCNN(Block):
             (batch, objects) from 0 to `num_classes - 1`, `count` of shape (batch,),
             the true number of objects of each image, and with a mask head `masks`,
             0 and 1 of shape (batch, objects, height, width), which can have another
-            size than the images. There is room for at least one object. Entries
-            beyond `count`, boxes without an area inside the image and classes out of
-            range are left out.
+            size than the images. Entries beyond `count`, boxes without an area inside
+            the image and classes out of range are left out.
         mask_extent: Height and width in pixels of the part of the padded images, from
             the top left, that the masks of the targets cover; by default,
             `image_size`.
