@@ -889,6 +889,34 @@ def test_checkpoints_with_both_names(masks):
     assert len({id(v) for (v,), _ in present.values()}) == len(present)
 
 
+def test_checkpoint_with_the_numbers_of_coco():
+    """A model of 80 classes leaves out the 10 numbers that COCO does not use."""
+    backbone = backbones.ResNet((1,), (8,))
+    head = heads.MaskRCNN(80, backbone.level_strides, channels=4, units=4, name="head")
+    head(backbone.pyramid(np.zeros((1, 32, 32, 3))), point=POINT)
+    numbers = np.arange(91.0)
+    checkpoint = {
+        "roi_heads.box_predictor.cls_score.bias": numbers,
+        "roi_heads.box_predictor.bbox_pred.weight": np.tile(
+            (numbers[:, None] + np.arange(4) / 4).reshape(-1, 1), 4
+        ),
+        "roi_heads.mask_predictor.mask_fcn_logits.weight": np.tile(
+            numbers.reshape(-1, 1, 1, 1), (1, 4, 1, 1)
+        ),
+    }
+    detector = types.SimpleNamespace(backbone=backbone, head=head)
+    targets = mask_rcnn_targets(detector, checkpoint)
+    for key, value in checkpoint.items():
+        (variable,), to_keras = targets[key]
+        variable.assign(to_keras(value))
+    # The backgrounds, person, ..., stop sign, parking meter, ..., toothbrush
+    found = np.array(head.box_head.classes.bias)
+    np.testing.assert_array_equal(found[[0, 1, 12, 13, 80]], [0, 1, 13, 14, 90])
+    np.testing.assert_array_equal(head.mask_head.masks.kernel[0, 0, 0], found)
+    deltas = np.reshape(head.box_head.deltas.kernel[0], (81, 4))
+    np.testing.assert_array_equal(deltas, found[:, None] + np.arange(4) / 4)
+
+
 def test_checkpoints_of_other_networks(small):
     vgg = backbones.VGG((1, 1, 1, 1, 1), (8, 8, 8, 16, 16))
     with pytest.raises(TypeError, match="must have a ResNet backbone"):
