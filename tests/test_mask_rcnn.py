@@ -17,6 +17,7 @@ import keras_resadapt
 from keras_resadapt import OperatingPoint, backbones, boxes, heads, inference
 from keras_resadapt.convert import load_pytorch_state_dict
 from keras_resadapt.convert.mask_rcnn import mask_rcnn_targets
+from keras_resadapt.export.detection_signatures import detection_signatures
 from keras_resadapt.layers import LayerSet, SlimmableConv2D, SlimmableDense
 from keras_resadapt.points import RecordingPoint
 from keras_resadapt.profile import profile_point
@@ -851,6 +852,13 @@ def test_evaluation_of_unusual_images(network):
     assert all(map(np.isnan, scores.values()))
     found = network.detect([np.zeros((1, 5000, 3), "uint8")])
     assert (found["boxes"] <= [5000, 1, 5000, 1]).all()
+
+
+def test_signature_of_empty_images(network):
+    (point,) = network.operating_points
+    (signature,) = detection_signatures(network, [point], dict, None).values()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one pixel"):
+        signature.function(tf.zeros((1, 0, 32, 3)))
 
 
 def test_frozen_statistics_are_not_calibrated():
