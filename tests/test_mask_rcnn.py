@@ -825,7 +825,7 @@ def test_data_that_cannot_be_scored(network):
         network.evaluate(IMAGE)
     with pytest.raises(ValueError, match="Received: a tuple of 3"):
         network.score_points([(IMAGE, {}, 1)])
-    with pytest.raises(ValueError, match="`data` must have at least one batch"):
+    with pytest.raises(ValueError, match="`data` must have at least one"):
         network.score_points([])
 
 

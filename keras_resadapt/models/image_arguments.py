@@ -1,4 +1,4 @@
-"""Checks of the images that a network runs on outside of graphs."""
+"""Checks of the images and targets that a network runs on outside of graphs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,6 +49,19 @@ def as_sizes(sizes: Any, images: Sequence) -> np.ndarray:
                 f"Received: {tuple(size)} for the image {i} of {largest} pixels"
             )
     return values
+
+
+def as_pair(batch: Any) -> tuple:
+    """Returns images and targets, or raises a `ValueError`."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        found = f"a {type(batch).__name__}"
+        if isinstance(batch, (tuple, list)):
+            found += f" of {len(batch)}"
+        raise ValueError(
+            "`data` must have batches (images, targets), such as those of "
+            f"`data.detection_evaluation_batches`. Received: {found}"
+        )
+    return tuple(batch)
 
 
 def check_sizes_of_targets(targets: Any, count: int) -> None:

@@ -12,6 +12,7 @@ from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.models.image_arguments import (
     as_batch,
     as_images,
+    as_pair,
     as_sizes,
     check_sizes_of_targets,
 )
@@ -144,8 +145,7 @@ class WholeImages:
         if None in scorers.values():
             raise ValueError(f"{type(self.task).__name__} has no scores of points.")
         empty = True
-        for batch in data:
-            images, targets = _as_pair(batch)
+        for images, targets in map(as_pair, data):
             empty = False
             views = {}
             scorers[points[0].name].check_targets(targets)
@@ -194,16 +194,3 @@ class WholeImages:
         if verbose not in (0, "auto"):
             print(", ".join(f"{k}: {v:.4f}" for k, v in scores[headline].items()))
         return logs if return_dict else list(logs.values())
-
-
-def _as_pair(batch: Any) -> tuple:
-    """Returns images and targets, or raises a `ValueError`."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        found = f"a {type(batch).__name__}"
-        if isinstance(batch, (tuple, list)):
-            found += f" of {len(batch)}"
-        raise ValueError(
-            "`data` must have batches (images, targets), such as those of "
-            f"`data.detection_evaluation_batches`. Received: {found}"
-        )
-    return tuple(batch)
