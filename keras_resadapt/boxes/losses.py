@@ -5,6 +5,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_resadapt.layers.replicas import mean_over_replicas
+
 
 def detection_losses(
     outputs: Mapping[str, Any],
@@ -24,47 +26,54 @@ def detection_losses(
         Scalars by name: `objectness` and `rpn_box` of the sampled anchors, `class`
         and `box` of the sampled boxes, and `mask` of the positive ones, if there are
         masks. The box losses are sums over positive samples, divided by the number
-        of all samples.
+        of all samples. Under `tf.distribute`, the losses of a replica are divided by
+        the mean number of samples per replica, so that their mean over the replicas
+        is the loss of the global batch.
     """
 
-    def mean(values, weights, counts):
+    def mean(values, weights, count):
         """Sums values, and divides them by the number of counted samples."""
-        total = ops.maximum(ops.sum(counts), 1.0)
         if sample_weight is not None:
             weights = weights * ops.cast(sample_weight, "float32")[:, None]
         # Not a product alone: an unused entry can be infinite.
         values = ops.where(weights > 0, values, 0.0)
-        return ops.sum(values * weights) / total
+        return ops.sum(values * weights) / count
 
     anchors = outputs["anchor_weights"]
     labels = ops.cast(outputs["anchor_labels"], "float32")
     boxes = outputs["box_weights"]
     classes = outputs["box_classes"]
     positives = boxes * ops.cast(classes > 0, "float32")
+    masks = outputs.get("mask_weights", 0.0)
+    counts = mean_over_replicas(
+        ops.stack([ops.sum(w) for w in (anchors, boxes, masks)])
+    )
+    anchor_count, box_count, mask_count = ops.unstack(
+        ops.where(counts > 0, counts, 1.0)
+    )
     losses = {
         "objectness": mean(
-            _binary_crossentropy(labels, outputs["objectness"]), anchors, anchors
+            _binary_crossentropy(labels, outputs["objectness"]), anchors, anchor_count
         ),
         "rpn_box": mean(
             _smooth_l1(outputs["anchor_targets"], outputs["anchor_deltas"], rpn_beta),
             anchors * labels,
-            anchors,
+            anchor_count,
         ),
         "class": mean(
             -_take_class(ops.log_softmax(outputs["class_logits"]), classes),
             boxes,
-            boxes,
+            box_count,
         ),
         "box": mean(
             _smooth_l1(outputs["box_targets"], outputs["box_deltas"], box_beta),
             positives,
-            boxes,
+            box_count,
         ),
     }
     if "mask_logits" in outputs:
         pixels = _binary_crossentropy(outputs["mask_targets"], outputs["mask_logits"])
-        weights = outputs["mask_weights"]
-        losses["mask"] = mean(ops.mean(pixels, axis=(2, 3)), weights, weights)
+        losses["mask"] = mean(ops.mean(pixels, axis=(2, 3)), masks, mask_count)
     return losses
 
 

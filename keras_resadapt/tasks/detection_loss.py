@@ -18,7 +18,8 @@ from keras_resadapt.layers.replicas import (
 class DetectionLoss(keras.losses.Loss):
     """The sum of the losses of a Faster or Mask R-CNN; see `boxes.detection_losses`.
 
-    Each replica of a strategy divides by its own number of samples.
+    Under `tf.distribute`, the loss of each replica is divided by the mean number of
+    samples per replica.
 
     Args:
         rpn_beta, box_beta: As for `boxes.DetectionSettings`.
