@@ -13,7 +13,10 @@ from keras_resadapt.layers.arguments import with_plain_arguments
 from keras_resadapt.layers.replicas import in_replica, num_replicas, spans_workers
 from keras_resadapt.models.identity import read_identity, write_identity
 from keras_resadapt.models.metrics import metrics_per_output
-from keras_resadapt.models.whole_images import WholeImages
+from keras_resadapt.models.whole_images import (
+    WholeImages,
+    check_workers_have_joined,
+)
 from keras_resadapt.points import NotingPoint, OperatingPoint
 from keras_resadapt.points.recording import symbolic_call
 from keras_resadapt.profile import ProfileRow, profile_point
@@ -330,11 +333,7 @@ class Network(WholeImages, keras.Model):
         self._asked_jit_compile = jit_compile
         if spans_workers():
             if self.task.make_scorer() is not None:
-                raise ValueError(
-                    f"The scores of {type(self.task).__name__} cannot be computed over "
-                    "several workers. Train in one process, on one device or with "
-                    "`training.strategy_scope('mirrored')`."
-                )
+                check_workers_have_joined(self.distribute_strategy)
             _check_for_workers(jit_compile, kwargs.get("steps_per_execution", 1))
         # XLA has no operations over several workers.
         if jit_compile == "auto" and (on_tensorflow_cpu() or spans_workers()):

@@ -224,10 +224,18 @@ class Task:
     def make_scorer(self) -> Any:
         """Returns an object that scores whole data sets outside of graphs.
 
-        It has the methods `update_state(targets, outputs)` for a batch and
-        `result()`, a dict of numbers in which that of `headline` compares operating
-        points. `Network.evaluate` then computes its scores
-        instead of the loss and the metrics. None for a task with metrics in graphs.
+        `Network.evaluate` then returns its scores instead of the loss and the metrics.
+        It has the methods
+
+        - `check_targets(targets)`, which raises an error for targets that it cannot
+          score;
+        - `update_state(targets, outputs)`, which adds a batch;
+        - `records()`, a list of what was added for each image, which JSON can
+          represent, and `add_records(records)`, which adds the images of another
+          worker, each once;
+        - `result()`, the scores by name. That of `headline` compares operating points.
+
+        None for a task with metrics in graphs.
         """
         return None
 

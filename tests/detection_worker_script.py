@@ -1,0 +1,100 @@
+"""What each worker of `test_detection_workers.py` runs.
+
+`python detection_worker_script.py FOLDER` trains and evaluates a detector on the
+cluster of `TF_CONFIG`, and writes what it has found to FOLDER/worker_INDEX.npz.
+"""
+
+import pathlib
+import sys
+
+import keras_resadapt  # first: it chooses TensorFlow's convolutions
+
+# isort: split
+
+import keras
+import numpy as np
+
+from keras_resadapt import data, training
+
+CLASSES = 8
+BATCH = 2
+SMALL = {
+    "backbone": "resnet18",
+    "resolutions": (64, 48),
+    "max_size": 64,
+    "depths": (1, 1),
+    "filters": (16, 16),
+    "channels": 8,
+    "units": 8,
+    "settings": {
+        "anchor_sizes": (12, 24, 48),
+        "rpn_candidates": (24, 20),
+        "rpn_proposals": (20, 16),
+        "rpn_samples": 16,
+        "box_samples": 16,
+        "score_threshold": 0.0,
+        "max_detections": 6,
+    },
+}
+
+
+def make() -> keras.Model:
+    """A compiled network, with the same weights in every process."""
+    keras.utils.set_random_seed(0)
+    model = keras_resadapt.MutualMaskRCNN(
+        CLASSES, width_range=(0.5, 1.0), num_random_widths=0, **SMALL
+    )
+    model.compile(training.SGD(0.01, weight_decay=1e-3))
+    return model
+
+
+def training_batches(shard=(0, 1)):
+    """Batches in which the number of objects differs between the images."""
+    return data.detection_training_batches(
+        data.demo_detection_source("train", 6),
+        BATCH,
+        64,
+        max_size=64,
+        max_objects=4,
+        seed=0,
+        shard=shard,
+    )
+
+
+def evaluation_batches(shard=(0, 1)):
+    """Three images, so that one of two workers has none in the last batch."""
+    return data.detection_evaluation_batches(
+        data.demo_detection_source("validation", 3),
+        BATCH,
+        64,
+        max_size=64,
+        shard=shard,
+    )
+
+
+def train(model: keras.Model) -> dict[str, np.ndarray]:
+    """Losses, scores of the validation, and all variables after a training."""
+    history = model.fit(
+        training.distribute(training_batches, BATCH),
+        steps_per_epoch=2,
+        epochs=1,
+        validation_data=training.distribute(evaluation_batches, BATCH),
+        verbose=0,
+    ).history
+    found = {f"fit/{name}": np.array(value) for name, value in history.items()}
+    return found | {
+        f"variable/{number}_{v.name}": np.array(v)
+        for number, v in enumerate(model.variables)
+    }
+
+
+def main(folder: pathlib.Path) -> None:
+    scope = training.strategy_scope("multi_worker", timeout_seconds=60)
+    with scope:
+        found = train(make())
+    np.savez(folder / f"worker_{training.workers.worker_index()}.npz", **found)
+    training.gather_from_workers("written")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
