@@ -49,7 +49,8 @@ class InstanceSegmentation(Task):
     COCO's average precision at every operating point; see `tasks.CocoMetric`. It needs
     pycocotools.
 
-    It runs on TensorFlow only.
+    It runs on TensorFlow only, without XLA, because the numbers of boxes that layers
+    take depend on the images.
 
     Args:
         num_classes: Number of classes, without the background.
@@ -70,6 +71,7 @@ class InstanceSegmentation(Task):
     any_shape = True
     padded = True
     takes_targets = True
+    compiles = False
 
     def __init__(
         self,

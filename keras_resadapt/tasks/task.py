@@ -31,6 +31,7 @@ class Task:
             any height and width.
         takes_targets: Whether the head compares its outputs with the targets in
             training. The outputs then hold what the loss needs.
+        compiles: Whether XLA can compile the steps of training and inference.
     """
 
     num_classes: int | None = None
@@ -38,6 +39,7 @@ class Task:
     any_shape: bool = False
     padded: bool = False
     takes_targets: bool = False
+    compiles: bool = True
 
     def head(self, layers: LayerSet, strides: Mapping[str, int]) -> Block:
         """Returns a new head, named `"head"`.
