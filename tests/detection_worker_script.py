@@ -97,7 +97,7 @@ def train_and_score(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def score(model: keras.Model, batches) -> dict[str, float]:
-    """Scores of detections that are perfect in every second image.
+    """Scores of detections that are perfect, except that each image lacks one.
 
     An untrained network has scores of 0.
     """
@@ -105,13 +105,12 @@ def score(model: keras.Model, batches) -> dict[str, float]:
     def run_at(point, images, targets):
         scale = np.array(targets["size"]) / np.array(targets["original_size"])
         boxes = np.array(targets["boxes"]) * np.tile(scale[:, ::-1], 2)[:, None]
-        found = np.array(targets["image_id"]) % 2 == 0
         return {
             "boxes": boxes,
             "classes": np.array(targets["classes"]),
             "scores": np.ones(boxes.shape[:2]),
             "masks": np.ones((*boxes.shape[:2], 28, 28), "float32"),
-            "count": np.where(found, targets["count"], 0),
+            "count": np.maximum(np.array(targets["count"]) - 1, 0),
         }
 
     model.run_at = run_at
