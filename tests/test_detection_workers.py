@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from local_workers import start_workers, wait_for
 
-from keras_resadapt import boxes, tasks, training
+from keras_resadapt import tasks, training
+from keras_resadapt.heads.random_order import random_order
 from keras_resadapt.models import network, whole_images
 
 HERE = pathlib.Path(__file__).parent
@@ -41,13 +42,13 @@ def test_samples_depend_on_the_row_of_the_global_batch(strategy):
     for scope in (None, strategy):
         with scope.scope() if scope else tf.init_scope():
             seeds.append(keras.random.SeedGenerator(3))
-    draw = boxes.sampling.random_order(seeds[0])
+    draw = random_order(seeds[0])
     whole, again = draw((4, 7)), draw((4, 7))
     assert len(np.unique(np.stack([whole, again]))) == 2 * 4 * 7
 
     @tf.function
     def run():
-        draw = boxes.sampling.random_order(seeds[1])
+        draw = random_order(seeds[1])
         first = draw((2, 7))
         return first, draw((2, 5))
 

@@ -5,14 +5,13 @@ from typing import Any
 
 from keras import ops
 
-from keras_resadapt.layers.replicas import mean_over_replicas
-
 
 def detection_losses(
     outputs: Mapping[str, Any],
     rpn_beta: float = 1 / 9,
     box_beta: float = 1 / 9,
     sample_weight: Any = None,
+    counts: Any = None,
 ) -> dict[str, Any]:
     """Returns the losses of a batch, which are finite without any objects.
 
@@ -21,14 +20,15 @@ def detection_losses(
         rpn_beta, box_beta: Absolute error below which the smooth L1 loss is
             quadratic.
         sample_weight: A factor for each image, of shape (batch,), or None.
+        counts: The numbers by which sums are divided; by default `count_samples` of
+            the batch. With its mean over replicas, the mean of their losses is the
+            loss of the global batch.
 
     Returns:
         Scalars by name: `objectness` and `rpn_box` of the sampled anchors, `class`
         and `box` of the sampled boxes, and `mask` of the positive ones, if there are
         masks. The box losses are sums over positive samples, divided by the number
-        of all samples. Under `tf.distribute`, the losses of a replica are divided by
-        the mean number of samples per replica, so that their mean over the replicas
-        is the loss of the global batch.
+        of all samples.
     """
 
     def mean(values, weights, count):
@@ -44,10 +44,8 @@ def detection_losses(
     boxes = outputs["box_weights"]
     classes = outputs["box_classes"]
     positives = boxes * ops.cast(classes > 0, "float32")
-    masks = outputs.get("mask_weights", 0.0)
-    counts = mean_over_replicas(
-        ops.stack([ops.sum(w) for w in (anchors, boxes, masks)])
-    )
+    counts = count_samples(outputs) if counts is None else counts
+    # Without any samples, the sums are 0.
     anchor_count, box_count, mask_count = ops.unstack(
         ops.where(counts > 0, counts, 1.0)
     )
@@ -73,8 +71,22 @@ def detection_losses(
     }
     if "mask_logits" in outputs:
         pixels = _binary_crossentropy(outputs["mask_targets"], outputs["mask_logits"])
-        losses["mask"] = mean(ops.mean(pixels, axis=(2, 3)), masks, mask_count)
+        weights = outputs["mask_weights"]
+        losses["mask"] = mean(ops.mean(pixels, axis=(2, 3)), weights, mask_count)
     return losses
+
+
+def count_samples(outputs: Mapping[str, Any]) -> Any:
+    """Returns the numbers of sampled anchors, sampled boxes and positive boxes.
+
+    Args:
+        outputs: What `heads.MaskRCNN` returns for targets.
+
+    Returns:
+        A float32 vector of length 3. Without masks, its last entry is 0.
+    """
+    names = ("anchor_weights", "box_weights", "mask_weights")
+    return ops.stack([ops.sum(outputs.get(name, 0.0)) for name in names])
 
 
 def _binary_crossentropy(targets, logits):

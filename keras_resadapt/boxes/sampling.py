@@ -3,34 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
-
-from keras_resadapt.layers.replicas import rows_of_replica
 
 # A function from a shape, (batch, boxes), to numbers in [0, 1]: boxes with higher
 # numbers are chosen first.
 Priorities = Callable[[tuple], Any]
-
-
-def random_order(seed: Any) -> Priorities:
-    """Returns priorities by which boxes are chosen at random.
-
-    A number depends on the seed, the index of the box and the image's row in the
-    global batch, but not on the number of boxes or replicas.
-
-    Args:
-        seed: A `keras.random.SeedGenerator`.
-    """
-
-    def draw(shape):
-        rows, boxes = shape
-        first, total = rows_of_replica(rows)
-        # Boxes first: the numbers are drawn in this order.
-        numbers = keras.random.uniform((boxes, total), seed=seed)
-        return ops.transpose(numbers)[first : first + rows]
-
-    return draw
 
 
 def first_by_index(shape: tuple) -> Any:
