@@ -196,18 +196,21 @@ def check_workers_have_joined(strategy: Any) -> None:
 
 
 def _own_batches(data: Iterable, strategy: Any) -> Iterator[tuple]:
-    """Returns the batches of this worker that have images.
+    """Returns the batches of this worker, with several workers those with images.
 
     Args:
         data: Batches; with several workers also those of a distributed data set.
         strategy: The strategy of the network.
     """
+    if not spans_workers(strategy):
+        yield from data
+        return
     for batch in data:
-        leaves = keras.tree.flatten(batch)
-        if spans_workers(strategy):
-            leaves = [strategy.experimental_local_results(leaf) for leaf in leaves]
-        else:
-            leaves = [(leaf,) for leaf in leaves]
+        # One part per replica of this worker
+        leaves = [
+            strategy.experimental_local_results(leaf)
+            for leaf in keras.tree.flatten(batch)
+        ]
         for part in zip(*leaves):
             if len(part[0]):
                 yield keras.tree.pack_sequence_as(batch, part)
