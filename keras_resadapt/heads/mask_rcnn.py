@@ -9,11 +9,12 @@ from keras import ops
 from keras_resadapt import boxes
 from keras_resadapt.boxes import DetectionSettings
 from keras_resadapt.boxes.assignment import take
-from keras_resadapt.boxes.sampling import Priorities, random_order
+from keras_resadapt.boxes.sampling import Priorities
 from keras_resadapt.boxes.settings import BOX_WEIGHTS
 from keras_resadapt.heads.box_head import BoxHead
 from keras_resadapt.heads.fpn import FPN
 from keras_resadapt.heads.mask_head import MaskHead
+from keras_resadapt.heads.random_order import random_order
 from keras_resadapt.heads.rpn import RPNHead
 from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.resize import spatial_size

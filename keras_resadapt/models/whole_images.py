@@ -1,7 +1,7 @@
 """Detections in images of any size, and scores of whole data sets."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_resadapt.compiled import compile_any_size
 from keras_resadapt.layers.arguments import as_int
+from keras_resadapt.layers.replicas import spans_workers
 from keras_resadapt.models.image_arguments import (
     as_batch,
     as_images,
@@ -17,6 +18,15 @@ from keras_resadapt.models.image_arguments import (
     check_sizes_of_targets,
 )
 from keras_resadapt.points import OperatingPoint
+from keras_resadapt.training.workers import (
+    gather_from_workers,
+    is_chief,
+    num_workers,
+    run_on_chief,
+)
+
+# Images whose records the workers exchange at the same time
+_RECORDS = 200
 
 
 class WholeImages:
@@ -126,27 +136,33 @@ class WholeImages:
     ) -> dict[str, dict[str, float]]:
         """Scores operating points on a data set, outside of graphs.
 
+        With several workers, all must call it. Each scores the images of its own
+        batches. The chief computes the scores of all images, and all workers return
+        them. An image that several workers have is counted once.
+
         Args:
             data: Batches (images, targets), such as those of
                 `data.detection_evaluation_batches`: images of the largest resolution,
                 from which smaller ones are resized, or a tuple with one tensor per
-                resolution of the network.
+                resolution of the network. With several workers, those of
+                `training.distribute`, which divides the images among the workers.
             points: The operating points; by default `operating_points`.
 
         Returns:
             The scores of the task by name, by the name of the operating point.
 
         Raises:
-            ValueError: The task has no such scores, or `data` has no batches or other
-                elements than pairs.
+            ValueError: The task has no such scores, `data` has no images or other
+                elements than pairs, or the workers have not joined through
+                `training.strategy_scope`.
         """
         points = self.points_to_calibrate(points)
         scorers = {point.name: self.task.make_scorer() for point in points}
         if None in scorers.values():
             raise ValueError(f"{type(self.task).__name__} has no scores of points.")
-        empty = True
-        for images, targets in map(as_pair, data):
-            empty = False
+        check_workers_have_joined(self.distribute_strategy)
+        batches = _own_batches(data, self.distribute_strategy)
+        for images, targets in map(as_pair, batches):
             views = {}
             scorers[points[0].name].check_targets(targets)
             for point in points:
@@ -159,9 +175,10 @@ class WholeImages:
                 view, labels = views[point.resolution]
                 outputs = self.run_at(point, view, labels)
                 scorers[point.name].update_state(labels, outputs)
-        if empty:
-            raise ValueError("`data` must have at least one batch.")
-        return {name: scorer.result() for name, scorer in scorers.items()}
+        return {
+            name: _result_of_all_workers(scorer, self.distribute_strategy)
+            for name, scorer in scorers.items()
+        }
 
     def evaluate_scores(
         self: Any,
@@ -194,3 +211,62 @@ class WholeImages:
         if verbose not in (0, "auto"):
             print(", ".join(f"{k}: {v:.4f}" for k, v in scores[headline].items()))
         return logs if return_dict else list(logs.values())
+
+
+def check_workers_have_joined(strategy: Any) -> None:
+    """Raises a `ValueError` for several workers that cannot exchange their results.
+
+    Args:
+        strategy: The strategy of a network.
+    """
+    if spans_workers(strategy) and num_workers() == 1:
+        raise ValueError(
+            "Scores over several workers need a strategy of "
+            "`training.strategy_scope('multi_worker')`. Received: another "
+            f"{type(strategy).__name__}"
+        )
+
+
+def _own_batches(data: Iterable, strategy: Any) -> Iterator[tuple]:
+    """Returns the batches of this worker, with several workers those with images.
+
+    Args:
+        data: Batches; with several workers also those of a distributed data set.
+        strategy: The strategy of the network.
+    """
+    if not spans_workers(strategy):
+        yield from data
+        return
+    for batch in data:
+        # One part per replica of this worker
+        leaves = [
+            strategy.experimental_local_results(leaf)
+            for leaf in keras.tree.flatten(batch)
+        ]
+        for part in zip(*leaves):
+            if len(part[0]):
+                yield keras.tree.pack_sequence_as(batch, part)
+
+
+def _result_of_all_workers(scorer: Any, strategy: Any) -> dict[str, float]:
+    """Returns the scores of the images of all workers, which the chief computes.
+
+    Args:
+        scorer: A scorer with the images of this worker; see `Task.make_scorer`.
+        strategy: The strategy of the network.
+
+    Raises:
+        ValueError: No worker has an image.
+    """
+    records = scorer.records()
+    several = spans_workers(strategy)
+    counts = gather_from_workers(len(records)) if several else [len(records)]
+    if not any(counts):
+        raise ValueError("`data` must have at least one image.")
+    if not several:
+        return scorer.result()
+    for start in range(0, max(counts), _RECORDS):
+        parts = gather_from_workers(records[start : start + _RECORDS])
+        for part in parts if is_chief() else ():
+            scorer.add_records(part)
+    return gather_from_workers(run_on_chief(scorer.result))[0]

@@ -47,9 +47,13 @@ class InstanceSegmentation(Task):
 
     `evaluate` takes the batches of `data.detection_evaluation_batches` and returns
     COCO's average precision at every operating point; see `tasks.CocoMetric`. It needs
-    pycocotools.
+    pycocotools. With several workers, each runs its share of the images.
 
-    It runs on TensorFlow only.
+    A quantized network has quantized layers in its backbone, neck and heads, except for
+    the transposed convolution of the mask head, which stays in float.
+
+    It runs on TensorFlow only, without XLA, because the numbers of boxes that layers
+    take depend on the images.
 
     Args:
         num_classes: Number of classes, without the background.
@@ -70,6 +74,7 @@ class InstanceSegmentation(Task):
     any_shape = True
     padded = True
     takes_targets = True
+    compiles = False
 
     def __init__(
         self,
