@@ -275,6 +275,14 @@ def test_images_without_objects_and_of_extreme_shape():
         np.testing.assert_array_equal(size, (1, 96) if shape[0] == 1 else (64, 64))
         np.testing.assert_allclose(box, np.array([0, 0, size[1], 1]) * count)
         assert masks.sum() == size[1] * count
+    pytest.importorskip("pycocotools")
+    batches = detection_evaluation_batches(source, 4, 64, max_size=96)
+    ((images, targets),) = arrays(batches)
+    assert images.shape == (4, 96, 96, 3) and np.all(np.isfinite(images))
+    np.testing.assert_array_equal(targets["count"], [0, 0, 2, 1])
+    np.testing.assert_array_equal(targets["size"][2], [1, 96])
+    masks, fit = decode_masks(targets["masks"][2], targets["original_size"][2])
+    assert fit.numpy().all() and masks.numpy().sum() == 5002
 
 
 def test_a_class_out_of_range_is_an_error_with_the_image():
@@ -282,6 +290,11 @@ def test_a_class_out_of_range_is_an_error_with_the_image():
         one_image([((1, 1, 9, 9), -1, False), ((1, 1, 9, 9), 2, False)])
     with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 2.*image0"):
         one_image([((1, 1, 9, 9), 3, False)])
+    source = memory_source(
+        [np.zeros((9, 9, 3), np.uint8)], [[((1, 1, 9, 9), 3, False)]]
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 2.*image0"):
+        arrays(detection_evaluation_batches(source, 1, 8, masks=False))
 
 
 def test_a_size_that_does_not_fit_is_scaled_down_and_a_window_is_taken():
