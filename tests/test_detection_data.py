@@ -469,11 +469,11 @@ def test_invalid_annotations_are_errors(tmp_path, changes, message):
     [
         ("images", 0, {"file_name": None}, "`images` must have an integer `id`, a `fi"),
         ("images", 1, {"height": "16"}, "`images` must have .*'height': '16'"),
-        ("images", 1, {"id": 7}, "another `id`. Received: 2 entries with id=7"),
+        ("images", 1, {"id": 7}, "a unique `id`. Received: 2 entries with id=7"),
         ("images", 0, {"file_name": "c.png"}, "without 1 of 2 files, such as 'c.png'"),
         ("categories", 0, {"id": None}, "`categories` must have an integer `id`"),
         ("categories", 0, {"name": 3}, "and a `name`. Received: .*'name': 3"),
-        ("categories", 0, {"id": 2}, "`categories` must have another `id`"),
+        ("categories", 0, {"id": 2}, "`categories` must have a unique `id`"),
     ],
 )
 def test_invalid_entries_are_errors(tmp_path, part, place, changes, message):

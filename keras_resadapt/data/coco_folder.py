@@ -141,7 +141,7 @@ def _check_entries(path, part: str, entries: list, is_valid, rule: str) -> None:
     number, count = counts.most_common(1)[0]
     if count > 1:
         raise ValueError(
-            f"Every entry of `{part}` must have another `id`. Received: {count} "
+            f"Every entry of `{part}` must have a unique `id`. Received: {count} "
             f"entries with id={number} in {str(path)!r}"
         )
 
