@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from keras_resadapt import backbones, quantization, tasks, training
 
-# What a training in graphs proves is the same for these families, and costs more.
+# Families that run eagerly, which takes less time than tracing
 EAGER = ("learned", "msnet", "ranet")
 CLASSES = 3
 BATCH = 6
