@@ -183,3 +183,35 @@ def test_gradients_of_synchronized_normalization(dtype, tolerance, strategy):
     ):
         largest = np.abs(expected).max()
         np.testing.assert_allclose(received, expected, atol=tolerance * largest)
+
+
+def test_channels_that_are_unknown_before_the_step(strategy):
+    """A width that is drawn in each step."""
+    x = images()
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4, 4, None))])
+    def normalize(x):
+        ones = tf.ones(tf.shape(x)[-1:])
+        return normalize_over_replicas(x, ones, ones, ones, 1e-3)[0]
+
+    y = values(strategy.run(normalize, [split(strategy, x, 2)]), strategy)
+    expected = 1 + (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-3)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_run_eagerly(strategy):
+    x = images()
+    with strategy.scope():
+        norm = layers.BatchNormalization()
+        norm.build(x.shape)
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            y = norm(x, training=True)
+            loss = tf.reduce_sum(y**2)
+        return y, tape.gradient(loss, norm.beta.value)[None]
+
+    y, gradient = strategy.run(run, [split(strategy, x, 2)])
+    y, gradient = values(y, strategy), values(gradient, strategy).sum(0)
+    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(gradient, 2 * y.sum((0, 1, 2)), atol=1e-2)

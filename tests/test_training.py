@@ -406,3 +406,12 @@ def test_latency_and_plot(tiny, tmp_path):
 
 def test_version():
     assert keras_resadapt.__version__ in open(os.path.join(ROOT, "setup.py")).read()
+
+
+def test_xla_over_replicas_is_refused():
+    with training.strategy_scope("mirrored"):
+        model = make_tiny(resolutions=(16,))
+        with pytest.raises(ValueError, match="`jit_compile` must be False.*2 replicas"):
+            model.compile(jit_compile=True)
+        model.compile(jit_compile="auto")
+        assert not model.jit_compile

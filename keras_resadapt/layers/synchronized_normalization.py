@@ -33,8 +33,8 @@ def normalize_over_replicas(inputs, gamma, beta, shift, epsilon: float):
 
     @tf.custom_gradient
     def normalize(x, gamma, beta):
-        channels = x.shape[-1]
-        ones, zeros, none = tf.ones(channels), tf.zeros(channels), tf.zeros(0)
+        channels = tf.shape(x)[-1]  # unknown before the step at a drawn width
+        ones, zeros, none = tf.ones([channels]), tf.zeros([channels]), tf.zeros(0)
         local = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=ones, offset=zeros, mean=none, variance=none, epsilon=epsilon
         )
@@ -89,7 +89,8 @@ def normalize_over_replicas(inputs, gamma, beta, shift, epsilon: float):
 
         return (outputs, mean, unbiased), gradient
 
-    return normalize(inputs, gamma, beta)
+    # Run eagerly, `custom_gradient` does not convert variables to tensors.
+    return normalize(inputs, tf.identity(gamma), tf.identity(beta))
 
 
 def _affine(x, scale, offset=None):

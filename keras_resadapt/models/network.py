@@ -335,7 +335,7 @@ class Network(WholeImages, keras.Model):
         if spans_workers():
             if self.task.make_scorer() is not None:
                 check_workers_have_joined(self.distribute_strategy)
-            _check_for_workers(jit_compile, kwargs.get("steps_per_execution", 1))
+            _check_for_workers(kwargs.get("steps_per_execution", 1))
         jit_compile = self._without_xla(jit_compile)
         super().compile(
             optimizer=optimizer,
@@ -365,8 +365,14 @@ class Network(WholeImages, keras.Model):
                 f"{type(self.task).__name__}, which XLA cannot compile, and a TPU "
                 f"cannot run. Received: jit_compile={jit_compile!r}"
             )
-        # XLA has no operations over several workers.
-        slower = on_tensorflow_cpu() or spans_workers() or not self.task.compiles
+        several = num_replicas() > 1 and not on_tpu()
+        if jit_compile is True and several:
+            raise ValueError(
+                "`jit_compile` must be False or 'auto' over several replicas: XLA "
+                "compiles a step for one device. Received: jit_compile=True under a "
+                f"strategy of {num_replicas()} replicas"
+            )
+        slower = on_tensorflow_cpu() or several or not self.task.compiles
         return False if jit_compile == "auto" and slower else jit_compile
 
     def _per_output(self, metrics):
@@ -696,13 +702,8 @@ class Network(WholeImages, keras.Model):
         return keras.tree.map_structure(lambda y: y[:rows], outputs)
 
 
-def _check_for_workers(jit_compile, steps_per_execution: int) -> None:
+def _check_for_workers(steps_per_execution: int) -> None:
     """Raises a `ValueError` for what cannot work over several workers."""
-    if jit_compile is True:
-        raise ValueError(
-            "`jit_compile` must be False or 'auto' over several workers: XLA has no "
-            "operations over them. Received: jit_compile=True"
-        )
     if steps_per_execution != 1:
         raise ValueError(
             "`steps_per_execution` must be 1 over several workers. "
