@@ -190,17 +190,16 @@ def test_targets_are_scaled_with_the_images():
     assert scaled["masks"] is targets["masks"]
 
 
-def test_masks_are_padded_with_the_images():
-    """To the same share of their size."""
+def test_masks_cover_the_images_without_padding():
+    """They can have another size than the images."""
     task = tasks.InstanceSegmentation(2)
     targets = {"boxes": np.zeros((1, 1, 4)), "masks": np.ones((1, 1, 60, 60), "uint8")}
     images = np.zeros((1, 48, 30, 3), "float32")
     inputs = task.head_inputs(images, 32, targets, True)
     assert inputs["image_size"] == (64, 32)
+    assert inputs["mask_extent"] == (48, 30)
     np.testing.assert_array_equal(inputs["sizes"], [[48, 30]])
-    masks = np.array(inputs["targets"]["masks"])
-    assert masks.shape == (1, 1, 80, 64)
-    assert masks.sum() == 60 * 60
+    assert inputs["targets"]["masks"] is targets["masks"]
     assert task.pad(images, 32).shape == (1, 64, 32, 3)
 
 
@@ -237,6 +236,8 @@ def test_arguments():
         task.make_metrics(["accuracy"])
     with pytest.raises(ValueError, match="`loss` must be None"):
         task.make_loss("mse")
+    with pytest.raises(ValueError, match="`rpn_beta` and the `box_beta` of the task"):
+        task.make_loss(tasks.DetectionLoss(box_beta=1.0))
     with pytest.raises(ValueError, match="`max_size` must be at least"):
         mutual(max_size=32)
     with pytest.raises(ValueError, match="`backbone` must be one of"):

@@ -6,10 +6,17 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_resadapt.compiled import compile_any_size
+from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.replicas import spans_workers
+from keras_resadapt.models.image_arguments import (
+    as_batch,
+    as_images,
+    as_pair,
+    as_sizes,
+    check_sizes_of_targets,
+)
 from keras_resadapt.points import OperatingPoint
 from keras_resadapt.training.workers import (
     gather_from_workers,
@@ -34,26 +41,42 @@ class WholeImages:
         # Compiled passes by operating point
         self._point_functions = {}
 
-    def run_at(self: Any, point: OperatingPoint, images, targets=None) -> Any:
+    def run_at(
+        self: Any, point: OperatingPoint | str, images, targets: Any = None
+    ) -> Any:
         """Runs a compiled pass at a point, which is traced once (TensorFlow).
 
         Args:
-            point: The operating point.
-            images: Images at the resolution of the point.
-            targets: What belongs to the images; see `Task.inference_targets`.
+            point: The operating point, or its name.
+            images: Images at the resolution of the point, of shape
+                (batch, height, width, 3).
+            targets: What belongs to the images, see `Task.inference_targets`; None
+                for images without padding.
 
         Returns:
             The outputs of the task, as arrays.
+
+        Raises:
+            TypeError, ValueError: The network does not have the point, or the images
+                or the targets have another shape or type.
         """
-        if point not in self._point_functions:
+        point = self.point_of(point)
+        images = as_batch(images)
+        if targets is not None:
+            if self.task.padded:
+                check_sizes_of_targets(targets, len(images))
+            targets = self.task.inference_targets(targets)
+        key = (point, targets is None)
+        if key not in self._point_functions:
 
-            def run(images, targets):
-                inputs = {"images": images, "targets": targets}
-                return self(inputs, point=point)
+            def run(images, *targets):
+                if targets:
+                    images = {"images": images, "targets": targets[0]}
+                return self(images, point=point)
 
-            self._point_functions[point] = compile_any_size(run)
-        outputs = self._point_functions[point](
-            ops.cast(images, "float32"), self.task.inference_targets(targets)
+            self._point_functions[key] = compile_any_size(run)
+        outputs = self._point_functions[key](
+            images, *(() if targets is None else (targets,))
         )
         return keras.tree.map_structure(np.asarray, outputs)
 
@@ -76,17 +99,24 @@ class WholeImages:
             point: The operating point, or its name; by default the headline point.
             sizes: Height and width of padded images before they were padded, integers
                 of shape (batch, 2); by default they are not padded.
-            batch_size: Number of images that run together.
+            batch_size: Number of images that run together, a positive integer.
 
         Returns:
             The outputs of the task as arrays, with boxes in pixels of the images as
             they were passed.
 
         Raises:
-            ValueError: The task has no detections, there are no images, or an image
-                has another shape or pixels that are not finite.
+            TypeError: `images` is no array and no sequence of arrays of numbers, or
+                `point` no operating point.
+            ValueError: The task has no detections, the network does not have the
+                point, there are no images, an image has another shape or pixels that
+                are not finite, or sizes do not fit the images.
         """
         point = self.headline_point if point is None else self.point_of(point)
+        batch_size = as_int("batch_size", batch_size)
+        images = as_images(images)
+        if sizes is not None:
+            sizes = as_sizes(sizes, images)
         parts = []
         for start in range(0, max(len(images), 1), batch_size):
             part = slice(start, start + batch_size)
@@ -122,15 +152,17 @@ class WholeImages:
             The scores of the task by name, by the name of the operating point.
 
         Raises:
-            ValueError: The task has no such scores, `data` has no images, or the
-                workers have not joined through `training.strategy_scope`.
+            ValueError: The task has no such scores, `data` has no images or other
+                elements than pairs, or the workers have not joined through
+                `training.strategy_scope`.
         """
         points = self.points_to_calibrate(points)
         scorers = {point.name: self.task.make_scorer() for point in points}
         if None in scorers.values():
             raise ValueError(f"{type(self.task).__name__} has no scores of points.")
         check_workers_have_joined(self.distribute_strategy)
-        for images, targets in _own_batches(data, self.distribute_strategy):
+        batches = _own_batches(data, self.distribute_strategy)
+        for images, targets in map(as_pair, batches):
             views = {}
             scorers[points[0].name].check_targets(targets)
             for point in points:

@@ -150,10 +150,7 @@ class InstanceSegmentation(Task):
         inputs = {"image_size": padded, "sizes": sizes}
         if not training or "boxes" not in targets:
             return inputs
-        targets = dict(targets)
-        if self.masks:
-            targets["masks"] = _pad_masks(targets["masks"], size, padded)
-        return {**inputs, "targets": targets}
+        return {**inputs, "targets": targets, "mask_extent": size}
 
     def prepare_images(
         self, images: Any, resolution: int, sizes: Any = None
@@ -245,6 +242,13 @@ class InstanceSegmentation(Task):
                 "`loss` must be None or a `tasks.DetectionLoss`. "
                 f"Received: loss={loss!r}"
             )
+        betas = self.settings.rpn_beta, self.settings.box_beta
+        if (loss.rpn_beta, loss.box_beta) != betas:
+            raise ValueError(
+                "`loss` must have the `rpn_beta` and the `box_beta` of the task, "
+                f"{betas}, with which the terms of the loss are reported. "
+                f"Received: {(loss.rpn_beta, loss.box_beta)}"
+            )
         return loss
 
     def make_metrics(self, metrics: Sequence | None) -> list:
@@ -303,19 +307,6 @@ def _pad(values: Any, after: list) -> Any:
     import tensorflow as tf
 
     return tf.pad(values, tf.stack([tf.stack(pair) for pair in after]))
-
-
-def _pad_masks(masks: Any, size: tuple, padded: tuple) -> Any:
-    """Returns masks that cover the padded images, to half a pixel of the masks."""
-    after = []
-    for pixels, side, new in zip(ops.shape(masks)[2:], size, padded):
-        if all(isinstance(n, int) for n in (pixels, side, new)):
-            after.append(round(pixels * new / side) - pixels)
-            continue
-        scale = ops.cast(new, "float32") / ops.cast(side, "float32")
-        total = ops.round(ops.cast(pixels, "float32") * scale)
-        after.append(ops.cast(total, "int32") - pixels)
-    return _pad(masks, [(0, 0), (0, 0), *((0, n) for n in after)])
 
 
 def _unpadded(images: Any, sizes: Any) -> list[np.ndarray]:
