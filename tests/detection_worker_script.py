@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_resadapt import data, training
+from keras_resadapt.models import whole_images
 
 CLASSES = 8
 BATCH = 2
@@ -119,6 +120,8 @@ def score(model: keras.Model, batches) -> dict[str, float]:
 
 def main(folder: pathlib.Path) -> None:
     scope = training.strategy_scope("multi_worker", timeout_seconds=60)
+    # One image at a time, of which the workers have different numbers
+    whole_images._RECORDS = 1
     with scope:
         found = train_and_score(make())
     np.savez(folder / f"worker_{training.workers.worker_index()}.npz", **found)
