@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_resadapt import data, training
+from keras_resadapt.models import whole_images
 
 CLASSES = 8
 BATCH = 2
@@ -22,12 +23,12 @@ SMALL = {
     "backbone": "resnet18",
     "resolutions": (64, 48),
     "max_size": 64,
-    "depths": (1, 1),
-    "filters": (16, 16),
+    "depths": (1,),
+    "filters": (8,),
     "channels": 8,
     "units": 8,
     "settings": {
-        "anchor_sizes": (12, 24, 48),
+        "anchor_sizes": (12, 24),
         "rpn_candidates": (24, 20),
         "rpn_proposals": (20, 16),
         "rpn_samples": 16,
@@ -119,6 +120,8 @@ def score(model: keras.Model, batches) -> dict[str, float]:
 
 def main(folder: pathlib.Path) -> None:
     scope = training.strategy_scope("multi_worker", timeout_seconds=60)
+    # One image at a time, of which the workers have different numbers
+    whole_images._RECORDS = 1
     with scope:
         found = train_and_score(make())
     np.savez(folder / f"worker_{training.workers.worker_index()}.npz", **found)

@@ -14,7 +14,6 @@ from keras_resadapt import (
     layers,
     models,
     tasks,
-    training,
 )
 from keras_resadapt.boxes import paste_masks
 from keras_resadapt.quantization import (
@@ -460,17 +459,6 @@ def test_rsnet_trains_at_all_resolutions(source):
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
-@pytest.mark.slow
-def test_replicas(source):
-    """Their terms of the loss are averaged, and their sum is the loss."""
-    with training.strategy_scope("mirrored"):
-        model = mutual(width_range=(1.0, 1.0), resolutions=(64,))
-        model.compile(keras.optimizers.SGD(1e-3))
-    history = model.fit(batches(source), steps_per_epoch=2, verbose=0).history
-    total = sum(history[f"{term}_loss"][0] for term in TERMS)
-    assert history["loss"][0] == pytest.approx(total, rel=1e-5)
-
-
 # === Quantization ===
 
 
@@ -504,11 +492,9 @@ def test_int8(source, tmp_path):
 @pytest.mark.slow
 def test_learned_quantization_after_training(source):
     """A float MutualNet is quantized, and its ranges are calibrated."""
-    options = {**TINY, "width_range": (0.5, 1.0)}
+    options = {**TINY, "width_range": (0.5, 1.0), "masks": False}
     model = quantize(
         keras_resadapt.MutualMaskRCNN(8, **options), LearnedQuantization(2, 2)
     )
-    with pytest.raises(ValueError, match="were never calibrated"):
-        check_calibrated(model, model.operating_points)
     calibrate_ranges(model, batches(source), num_images=2, verbose=False)
     check_calibrated(model, model.operating_points)

@@ -103,26 +103,57 @@ def test_workers_that_have_not_joined(monkeypatch):
         detection_worker_script.make()
 
 
-@pytest.mark.slow
-def test_two_workers_train_and_score_as_one_process(tmp_path):
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """The folder of the results of two workers, and their processes, which run."""
+    folder = tmp_path_factory.mktemp("workers")
+
     def options_of(index):
-        log = open(tmp_path / f"log_{index}.txt", "w")
+        log = open(folder / f"log_{index}.txt", "w")
         return {"stdout": log, "stderr": log}
 
-    command = [HERE / "detection_worker_script.py", tmp_path]
-    workers = start_workers(2, command, options_of)
+    command = [HERE / "detection_worker_script.py", folder]
+    processes = start_workers(2, command, options_of)
+    yield folder, processes
+    wait_for(processes, 0.1)
+
+
+@pytest.fixture(scope="module")
+def one(workers):
+    """What one process finds."""
     script = detection_worker_script
-    one = script.train_and_score(script.make())
-    codes = wait_for(workers, 300)
+    return script.train_and_score(script.make())
+
+
+def check_equal(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            found[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.slow
+def test_two_replicas_train_and_score_as_one_process(one, strategy):
+    script = detection_worker_script
+    with strategy.scope():
+        model = script.make()
+        check_equal(script.train_and_score(model), one)
+
+
+@pytest.mark.slow
+def test_two_workers_train_and_score_as_one_process(one, workers):
+    folder, processes = workers
+    codes = wait_for(processes, 300)
     for index in range(2):
-        log = (tmp_path / f"log_{index}.txt").read_text()
+        log = (folder / f"log_{index}.txt").read_text()
         assert codes[index] == 0, log[-2000:]
-        found = np.load(tmp_path / f"worker_{index}.npz")
-        assert set(found) == set(one)
-        for name, value in one.items():
-            np.testing.assert_allclose(
-                found[name], value, rtol=1e-5, atol=1e-5, err_msg=name
-            )
+        check_equal(np.load(folder / f"worker_{index}.npz"), one)
+
+
+@pytest.mark.slow
+def test_each_image_is_scored_once(one):
+    """Whether the workers divide the images, or all of them have all images."""
     assert 0.2 < one["shares/box_ap"] < 0.9
-    for name in ("box_ap", "mask_ap50"):
-        assert one[f"shares/{name}"] == one[f"all/{name}"]
+    assert one["shares/box_ap"] == one["all/box_ap"]
+    assert one["shares/mask_ap50"] == one["all/mask_ap50"]
