@@ -23,6 +23,7 @@ import functools
 import command_line  # first: it silences TensorFlow
 import keras
 import numpy as np
+import query_tables
 import shared_flags
 import tensorflow as tf
 import training_script
@@ -214,23 +215,35 @@ def evaluation_batches(source, model, resolutions=None, **kwargs) -> tf.data.Dat
 def report(model: keras.Model, sources: training_script.Sources) -> None:
     """Calibrates and measures the widths at all resolutions."""
     points = model.grid(numbers("widths"))
-    print(f"BatchNormalization statistics of {len(points)} operating points:")
-    batches = training_batches(sources.train, model, epochs=1)
-    # Frozen statistics of the full network stay those that it was trained with.
-    changed = [p for p in points if not (FLAGS.frozen_bn and p == model.full_point)]
-    if changed:
-        inference.calibrate_batch_norm(
-            model, batches, changed, FLAGS.calibration_images
-        )
+    calibrate(model, points, sources.train)
     with atomic_path(training_script.path_of("model.keras")) as temporary:
         model.save(temporary)
+    path = training_script.path_of("query_table.json")
+    query_tables.remove_table_of_another_model(path, model)
     table = inference.QueryTable.measure(
         model,
         evaluation_batches(sources.validation, model, model.resolutions),
         numbers("widths"),
-        repeats=5,
-        path=training_script.path_of("query_table.json"),
+        path=path,
     )
+    print_and_plot(table)
+    cheap = min(model.profile(points), key=lambda row: row.madds).point
+    plot_examples(model, sources.validation, [points[0], cheap])
+
+
+def calibrate(model: keras.Model, points: list, source: data.DetectionSource) -> None:
+    """Computes the BatchNormalization statistics of operating points."""
+    if FLAGS.frozen_bn:
+        # Those of the full network stay as they were in the training.
+        points = [point for point in points if point != model.full_point]
+    if points:
+        print(f"BatchNormalization statistics of {len(points)} operating points:")
+        batches = training_batches(source, model, epochs=1)
+        inference.calibrate_batch_norm(model, batches, points, FLAGS.calibration_images)
+
+
+def print_and_plot(table: inference.QueryTable) -> None:
+    """Prints the average precision of each operating point, and plots it."""
     kinds = ["box_ap", "box_ap50", "mask_ap", "mask_ap50"][: 4 if FLAGS.masks else 2]
     print_table(
         ["name", "MAdds (M)", *kinds, "ms for one image"],
@@ -244,7 +257,6 @@ def report(model: keras.Model, sources: training_script.Sources) -> None:
             for row in table.rows
         ],
     )
-    title = f"{model.name} on {FLAGS.dataset}"
     for kind in kinds[::2]:
         analysis.plot_accuracy_cost(
             {
@@ -253,17 +265,20 @@ def report(model: keras.Model, sources: training_script.Sources) -> None:
                     for row in table.rows
                     if row.resolution == resolution
                 ]
-                for resolution in model.resolutions
+                for resolution in FLAGS.resolutions
             },
             training_script.path_of(f"{kind}_cost.png"),
-            title=title,
+            title=title(),
             metric=kind.replace("_ap", " AP"),
         )
-    cheap = min(model.profile(points), key=lambda row: row.madds).point
-    plot_examples(model, sources.validation, [points[0], cheap], title)
 
 
-def plot_examples(model, source, points, title: str) -> None:
+def title() -> str:
+    """Returns the title of the plots."""
+    return f"{FLAGS.model} on {FLAGS.dataset}"
+
+
+def plot_examples(model, source, points) -> None:
     """Plots the objects of some images, and the detections at operating points."""
     images = [image.numpy() for image, *_ in source.dataset.take(FLAGS.examples)]
     columns = {}
@@ -278,7 +293,7 @@ def plot_examples(model, source, points, title: str) -> None:
         columns,
         training_script.path_of("examples.png"),
         source.class_names or None,
-        title=title,
+        title=title(),
     )
 
 
