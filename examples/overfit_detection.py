@@ -31,7 +31,7 @@ shared_flags.define_integers("filters", [16, 32, 64, 128], "Channels per stage."
 shared_flags.define_integers("depths", [1, 1, 1, 1], "Blocks per stage.")
 flags.DEFINE_integer("channels", 64, "Channels of the neck and the heads.", 1)
 flags.DEFINE_integer("units", 256, "Units of the box head.", lower_bound=1)
-flags.DEFINE_integer("steps", 400, "Training steps.", lower_bound=1)
+flags.DEFINE_integer("steps", 600, "Training steps.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 4, "Images per step.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 1e-3, "Initial rate of the cosine schedule.", 0.0)
 flags.DEFINE_integer("seed", 0, "Seed of the weights and the order.", lower_bound=0)
