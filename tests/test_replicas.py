@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resadapt import layers, training
+from keras_resadapt.layers.synchronized_normalization import normalize_over_replicas
 from keras_resadapt.quantization.int8 import MovingRangeActivations
 
 NUM_IMAGES = 6
@@ -129,3 +130,56 @@ def test_in_the_scope_but_in_no_replica(strategy):
         quantizer(x, training=True)
     np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)), atol=1e-3)
     np.testing.assert_allclose(quantizer.state[1], x.max(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("bfloat16", 1e-2)])
+def test_gradients_of_synchronized_normalization(dtype, tolerance, strategy):
+    """Gradients of inputs and parameters, against the formula in NumPy."""
+    x, upstream = images(), np.random.default_rng(1).normal(size=(NUM_IMAGES, 4, 4, 3))
+    upstream[2] += 1
+    x, upstream = (np.array(tf.cast(a, dtype), "float64") for a in (x, upstream))
+    gamma, beta = np.array([0.0, 1.5, -2]), np.array([1.0, 0, 3])
+    shift, epsilon = np.array([5.0, 4, 6]), 1e-3
+
+    @tf.function
+    def run(x, upstream):
+        x = tf.cast(x, dtype)
+        parameters = [tf.constant(p, tf.float32) for p in (gamma, beta)]
+        with tf.GradientTape() as tape:
+            tape.watch([x, parameters])
+            y, mean, variance = normalize_over_replicas(
+                x, *parameters, tf.constant(shift, tf.float32), epsilon
+            )
+        of_x, *of_parameters = tape.gradient(
+            y, [x, *parameters], tf.cast(upstream, dtype)
+        )
+        assert of_x.dtype == y.dtype == dtype
+        return (tf.cast(y, "float32"), tf.cast(of_x, "float32")), (
+            *(mean[None], variance[None]),
+            *(gradient[None] for gradient in of_parameters),
+        )
+
+    shares = [split(strategy, part.astype("float32"), 2) for part in (x, upstream)]
+    images_of, vectors = strategy.run(run, shares)
+    y, of_x = (values(part, strategy) for part in images_of)
+    mean, variance, of_gamma, of_beta = (values(part, strategy) for part in vectors)
+
+    axes, count = (0, 1, 2), x.size / 3
+    rate = 1 / np.sqrt(x.var(axes) + epsilon)
+    normalized = (x - x.mean(axes)) * rate
+    product = upstream * normalized
+    expected_of_x = (
+        gamma
+        * rate
+        * (upstream - upstream.mean(axes) - normalized * product.mean(axes))
+    )
+    for received, expected in (
+        (y, gamma * normalized + beta),
+        (of_x, expected_of_x),
+        (mean[0], x.mean(axes)),
+        (variance[1], x.var(axes) * count / (count - 1)),
+        (of_gamma.sum(0), product.sum(axes)),
+        (of_beta.sum(0), upstream.sum(axes)),
+    ):
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(received, expected, atol=tolerance * largest)

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_resadapt.layers.arguments import as_share
-from keras_resadapt.layers.replicas import num_replicas, sum_over_replicas
+from keras_resadapt.layers.replicas import in_replica, num_replicas, sum_over_replicas
+from keras_resadapt.layers.synchronized_normalization import normalize_over_replicas
 
 
 def affine(mean, variance, gamma, beta, epsilon: float):
@@ -64,7 +65,8 @@ class BatchNormalization(keras.layers.Layer):
     TensorFlow, training is one fused kernel. The running variance averages the
     *unbiased* batch variance, with which the published checkpoints were
     trained. Under `tf.distribute`, the statistics are those of the whole batch
-    over all replicas, so that the number of replicas changes nothing.
+    over all replicas, so that the number of replicas changes nothing; see
+    `normalize_over_replicas`.
 
     Args:
         momentum: Share of the running statistics that a training step keeps,
@@ -163,13 +165,11 @@ class BatchNormalization(keras.layers.Layer):
             The outputs, the batch's mean and its unbiased variance.
         """
         gamma, beta, shift = map(ops.convert_to_tensor, (gamma, beta, shift))
-        if (
-            keras.backend.backend() == "tensorflow"
-            and num_replicas() == 1
-            and gamma.dtype == "float32"
-        ):
+        if keras.backend.backend() == "tensorflow" and gamma.dtype == "float32":
             import tensorflow as tf
 
+            if in_replica():
+                return normalize_over_replicas(inputs, gamma, beta, shift, self.epsilon)
             return tf.compat.v1.nn.fused_batch_norm(
                 inputs, gamma, beta, epsilon=self.epsilon, is_training=True
             )
