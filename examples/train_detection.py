@@ -122,7 +122,8 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_integer("examples", 4, "Images in the gallery.", lower_bound=1)
-FLAGS.set_default("batch_size", 8)
+FLAGS.set_default("batch_size", RECIPE.batch_size)
+FLAGS.set_default("warmup_epochs", RECIPE.warmup_epochs)
 
 
 def build_model(num_classes: int) -> keras_resadapt.MutualNet:

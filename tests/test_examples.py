@@ -178,6 +178,8 @@ def test_detection_from_an_interrupted_training_to_its_table(tmp_path, monkeypat
     assert "Resuming after step 1 of epoch 1." in output
     assert "| name" in output and "mask_ap50" in output
     assert len((run / "log.csv").read_text().splitlines()) == 2
+    # The recipe's, without which small networks diverge
+    assert json.loads((run / "flags.json").read_text())["warmup_epochs"] == 1
     table = json.loads((run / "query_table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["r32_w025"]
     assert (run / "examples.png").stat().st_size > 5000
