@@ -155,7 +155,7 @@ def test_detection_from_an_interrupted_training_to_its_table(tmp_path, monkeypat
     arguments = (
         f"--output_dir={run}",
         f"--dataset={write_coco_folder(tmp_path / 'coco')}",
-        *("--resolutions=32", "--max_size=32", "--widths=0.25"),
+        *("--resolutions=32", "--max_size=32", "--width_range=1,1", "--widths=1"),
         *("--filters=4,4,4,4", "--channels=4", "--units=8", "--num_random_widths=0"),
         *("--batch_size=2", "--epochs=1", "--checkpoint_every=1", "--examples=1"),
     )
@@ -181,10 +181,10 @@ def test_detection_from_an_interrupted_training_to_its_table(tmp_path, monkeypat
     # The recipe's, without which small networks diverge
     assert json.loads((run / "flags.json").read_text())["warmup_epochs"] == 1
     table = json.loads((run / "query_table.json").read_text())
-    assert [row["name"] for row in table["rows"]] == ["r32_w025"]
+    assert [row["name"] for row in table["rows"]] == ["r32_w100"]
     assert (run / "examples.png").stat().st_size > 5000
     model = keras.models.load_model(run / "model.keras")
-    assert len(model.operating_points) == 2
+    assert [point.name for point in model.operating_points] == ["r32_w100"]
 
 
 def write_coco_folder(folder):
