@@ -7,9 +7,10 @@ on the same images:
   single_P    one network for each operating point P of --singles
 
 and computes the average precision of boxes and masks at each operating point, after a
-calibration of BatchNormalization. Each finished training is a line of the results
-file, and the same command continues an interrupted comparison. Prints tables, and
-writes plots to the folder of the results file.
+calibration of BatchNormalization. Each finished training adds one line to the results
+file, and the same command continues an interrupted comparison. Prints tables with the
+multiply-adds of the network and of its backbone alone, since widths change only the
+backbone. Writes plots to the folder of the results file.
 
     python examples/compare_detection.py --dataset=nuclei_dsb --data_dir=DIR \
         --resolutions=256,192,128 --results=runs/detection.jsonl
