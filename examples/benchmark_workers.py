@@ -31,6 +31,7 @@ from tables import print_table
 
 import keras_resadapt
 from keras_resadapt import training
+from keras_resadapt.training.checkpoint_file import list_checkpoints
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("measure", "scaling", ["scaling", "kills"], "What to measure.")
@@ -43,14 +44,17 @@ flags.DEFINE_bool("alone", False, "Internal: measure without a strategy.")
 
 NUM_CLASSES = 1000
 WARM_UP = 3
+# The training that is killed
+STEPS_PER_EPOCH = 15  # of the demo set, at this batch size
+EPOCHS = 2
 TRAINING = (
     "--model=resnet18",
     "--stem=small",
     "--depths=1,1",
     "--filters=8,16",
     "--resolutions=32,16",
-    "--batch_size=256",  # 15 steps per epoch of the demo set
-    "--epochs=2",
+    "--batch_size=256",
+    f"--epochs={EPOCHS}",
     "--checkpoint_every=2",
     "--deterministic",
     "--strategy=multi_worker",
@@ -212,6 +216,14 @@ def result_of(folder: str) -> tuple:
         return model.get_weights(), file.read()
 
 
+def finished_steps(folder: str) -> int:
+    """Returns the steps of a training until its last checkpoint."""
+    checkpoints = list_checkpoints(os.path.join(folder, "checkpoint"))
+    return max(
+        (epoch * STEPS_PER_EPOCH + step for epoch, step in checkpoints), default=0
+    )
+
+
 def report_kills() -> None:
     """Kills and resumes trainings, and prints whether their results are the same."""
     draw = random.Random(0)
@@ -226,32 +238,40 @@ def report_kills() -> None:
         rows = []
         for number in range(FLAGS.kills):
             victims = [(0,), (1,), (0, 1)][number % 3]
-            moment = draw.uniform(0.1, 1.0) * duration
-            rows.append(
-                kill_once(os.path.join(folder, str(number)), victims, moment, expected)
-            )
+            # At the start, or some time after the checkpoint of a random step
+            step = draw.randrange(STEPS_PER_EPOCH * EPOCHS)
+            delay = draw.random() * (duration / 2 if step < 2 else 1.0)
+            run = os.path.join(folder, str(number))
+            rows.append(kill_once(run, victims, step, delay, expected))
             print(*rows[-1], flush=True)
     print_table(
-        ("killed", "after s", "codes", "others ended after s", "resumed", "bit-equal"),
+        ("killed", "after step", "and s", "codes", "ended after s", "resumed", "equal"),
         rows,
     )
     equal = sum(row[-1] == "yes" for row in rows)
     print(f"{equal} of {len(rows)} trainings are bit-equal after a kill.")
 
 
-def kill_once(folder: str, victims, moment: float, expected) -> tuple:
-    """Kills workers of a training at a moment, resumes it, and returns a row."""
+def kill_once(folder: str, victims, step: int, delay: float, expected) -> tuple:
+    """Kills workers of a training, resumes it, and returns a row.
+
+    Args:
+        folder: The folder of the training.
+        victims: The indices of the workers to kill.
+        step: The checkpoint of this step must have been written.
+        delay: Seconds to wait after the checkpoint.
+        expected: The result of the training that was not killed.
+    """
     processes = run_training(folder, folder)
-    time.sleep(moment)
+    while finished_steps(folder) < step and all(p.poll() is None for p in processes):
+        time.sleep(0.05)
+    time.sleep(delay)
     for victim in victims:
         processes[victim].kill()
     start = time.monotonic()
     codes = wait_for(processes, 300)
     ended = time.monotonic() - start
-    checkpoints = os.path.join(folder, "checkpoint")
-    resumed = os.path.isdir(checkpoints) and sorted(
-        name for name in os.listdir(checkpoints) if name.startswith("epoch")
-    )
+    resumed = finished_steps(folder)
     again = wait_for(run_training(folder, folder), 600)
     weights, log = result_of(folder) if not any(again) else ([], "")
     equal = (
@@ -262,10 +282,11 @@ def kill_once(folder: str, victims, moment: float, expected) -> tuple:
     shutil.rmtree(folder)
     return (
         " and ".join(map(str, victims)),
-        f"{moment:.1f}",
+        step,
+        f"{delay:.1f}",
         ", ".join(map(str, codes)),
         f"{ended:.1f}",
-        resumed[-1] if resumed else "from the start",
+        f"after step {resumed}" if resumed else "from the start",
         "yes" if equal else f"NO ({again})",
     )
 

@@ -57,6 +57,35 @@ def test_boxes_survive_coding(weights):
     np.testing.assert_allclose(decoded[valid], objects[valid], atol=1e-3)
 
 
+def mirrored(values, width):
+    """Boxes from right to left, in an image of this width."""
+    x1, y1, x2, y2 = np.moveaxis(np.asarray(values), -1, 0)
+    return np.stack([width - x2, y1, width - x1, y2], axis=-1)
+
+
+def test_mirrored_boxes():
+    """Deltas, areas, limits and overlaps are those of the boxes, mirrored."""
+    objects, anchors = random_boxes(0, 40), random_boxes(1, 40)
+    deltas = np.array(boxes.encode(objects, anchors, WEIGHTS[1]))
+    flip = lambda values: mirrored(values, 80)
+    found = boxes.encode(flip(objects), flip(anchors), WEIGHTS[1])
+    np.testing.assert_allclose(found, deltas * [-1, 1, 1, 1], rtol=1e-5, atol=1e-4)
+    decoded = boxes.decode(deltas * np.float32([-1, 1, 1, 1]), flip(anchors), (1,) * 4)
+    expected = flip(boxes.decode(deltas, anchors, (1,) * 4))
+    np.testing.assert_allclose(decoded, expected, atol=2e-3)
+    size = np.array([[64, 80]])
+    np.testing.assert_allclose(
+        boxes.clip(flip(objects)[None], size)[0],
+        flip(boxes.clip(objects[None], size)[0]),
+        atol=1e-4,
+    )
+    np.testing.assert_allclose(
+        boxes.iou(flip(objects), flip(anchors)), boxes.iou(objects, anchors), atol=1e-4
+    )
+    anchors = boxes.cell_anchors(32, (0.5, 1, 2))
+    np.testing.assert_array_equal(mirrored(anchors, 0), anchors)
+
+
 def test_coding_of_boxes_without_area():
     empty = np.zeros((1, 4), "float32")
     box = np.array([[0, 0, 4, 8]], "float32")
@@ -306,6 +335,22 @@ def test_roi_align_is_the_rule(samples, aligned):
         np.testing.assert_allclose(y[i], expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+def test_mirrored_roi_align(aligned):
+    """About the middle of the image, or, unless aligned, of the pixels' corners."""
+    x = golden_features()[:1]
+    rois = random_boxes(3, 12)
+    rois[:, 2] = np.maximum(rois[:, 2], rois[:, 0] + 4)  # at least a feature pixel
+    places, stride = np.zeros(12, "int32"), 4
+    width = x.shape[2] * stride - (0 if aligned else stride)
+    y = boxes.roi_align(x, rois, places, 5, 1 / stride, aligned=aligned)
+    flipped = mirrored(rois, width)
+    found = boxes.roi_align(
+        x[:, :, ::-1], flipped, places, 5, 1 / stride, aligned=aligned
+    )
+    np.testing.assert_allclose(found, np.array(y)[:, :, ::-1], atol=2e-5)
+
+
 def test_gradient_of_boxes_that_overlap():
     """TensorFlow's own gradient loses summands here."""
     count = 2000
@@ -375,6 +420,37 @@ def test_golden_mask_targets():
     )
 
 
+def test_mirrored_mask_targets():
+    masks = golden_masks()[None]
+    rois = np.clip(random_boxes(4, 8, largest=50), 0, 63)[None]
+    matched = np.arange(8)[None] % 2
+    found = boxes.mask_targets(masks, rois, matched, (64, 80), 9)
+    # About the middle of the pixels' corners
+    flipped = mirrored(rois, 79).astype("float32")
+    again = boxes.mask_targets(masks[..., ::-1], flipped, matched, (64, 80), 9)
+    np.testing.assert_allclose(again, np.array(found)[..., ::-1], atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_padding_does_not_change_mask_targets(scale):
+    """Also at the edge of an image, and for masks of another size than the images."""
+    masks = np.ones((1, 1, 50, 61), "uint8")
+    rois = np.float32([[[20, 30, 61, 50], [40, 0, 61, 50], [3, 4, 30, 20]]])
+    matched = np.zeros((1, 3), "int32")
+    expected = boxes.mask_targets(masks, rois, matched, (50, 61))
+    np.testing.assert_allclose(expected, np.ones_like(expected), atol=1e-6)
+    padded = np.pad(masks, [(0, 0), (0, 0), (0, 14), (0, 3)])
+    for array, extent in ((padded, (64, 64)), (masks, (50, 61))):
+        found = boxes.mask_targets(
+            array,
+            rois * scale,
+            matched,
+            [side * scale for side in extent],
+            sizes=np.array([[50, 61]]) * scale,
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_masks_of_255_are_masks_of_one():
     masks = np.zeros((1, 1, 8, 8), "uint8")
     masks[..., 2:6, 2:6] = 255
@@ -387,13 +463,22 @@ def test_masks_of_255_are_masks_of_one():
 
 
 def test_settings_that_cannot_work():
-    for name, value in (
-        ("box_samples", -4),
-        ("rpn_beta", 0.0),
-        ("nms_iou", 2),
-        ("rpn_iou", (0.3, 0.7)),
+    for name, value, rule in (
+        ("box_samples", -4, "a positive integer"),
+        ("max_detections", True, "a positive integer"),
+        ("rpn_candidates", 5, "two positive integers"),
+        ("rpn_proposals", (5, 0), "two positive integers"),
+        ("rpn_beta", 0.0, "a positive number"),
+        ("box_beta", None, "a positive number"),
+        ("nms_iou", 2, r"in \[0, 1\]"),
+        ("score_threshold", "high", r"in \[0, 1\]"),
+        ("box_positives", math.nan, r"in \[0, 1\]"),
+        ("rpn_iou", (0.3, 0.7), "two numbers"),
+        ("rpn_iou", 0.5, "two numbers"),
+        ("aspect_ratios", (), "have at least one positive number"),
+        ("anchor_sizes", (0, 8), "None, or one positive number"),
     ):
-        with pytest.raises(ValueError, match=f"`{name}` must be"):
+        with pytest.raises(ValueError, match=f"`{name}` must .*{rule}.*Rec.*{name}="):
             boxes.DetectionSettings(**{name: value})
 
 

@@ -90,6 +90,23 @@ def test_boxes_and_masks_are_scored_separately():
     assert result["mask_ap"] == pytest.approx(0.1)
 
 
+def test_records_of_several_metrics():
+    """Each image counts once, and the parts score as the whole."""
+    targets, detections = squares(range(5))
+    detections["count"] = np.array([1, 0, 1, 0, 1])
+    whole, first, second = CocoMetric(1), CocoMetric(1), CocoMetric(1)
+    whole.update_state(targets, detections)
+    for metric, rows in ((first, slice(3)), (second, slice(2, 5))):
+        parts = (
+            {name: values[rows] for name, values in of_all.items()}
+            for of_all in (targets, detections)
+        )
+        metric.update_state(*parts)
+    first.add_records(json.loads(json.dumps(second.records())))
+    assert first.result() == pytest.approx(whole.result(), nan_ok=True)
+    assert 0 < whole.result()["mask_ap"] < 1
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

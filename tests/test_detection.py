@@ -6,8 +6,24 @@ import pytest
 import tensorflow as tf
 
 import keras_resadapt
-from keras_resadapt import OperatingPoint, data, export, inference, tasks, training
+from keras_resadapt import (
+    OperatingPoint,
+    data,
+    export,
+    inference,
+    layers,
+    models,
+    tasks,
+    training,
+)
 from keras_resadapt.boxes import paste_masks
+from keras_resadapt.quantization import (
+    Int8,
+    LearnedQuantization,
+    calibrate_ranges,
+    check_calibrated,
+    quantize,
+)
 
 SETTINGS = {
     "anchor_sizes": (12, 24, 48),
@@ -27,6 +43,13 @@ SMALL = {
     "channels": 8,
     "units": 8,
     "settings": SETTINGS,
+}
+TINY = {
+    **SMALL,
+    "resolutions": (64,),
+    "depths": (1,),
+    "filters": (8,),
+    "settings": {**SETTINGS, "anchor_sizes": (12, 24)},
 }
 TERMS = ("objectness", "rpn_box", "class", "box", "mask")
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -168,17 +191,16 @@ def test_targets_are_scaled_with_the_images():
     assert scaled["masks"] is targets["masks"]
 
 
-def test_masks_are_padded_with_the_images():
-    """To the same share of their size."""
+def test_masks_cover_the_images_without_padding():
+    """They can have another size than the images."""
     task = tasks.InstanceSegmentation(2)
     targets = {"boxes": np.zeros((1, 1, 4)), "masks": np.ones((1, 1, 60, 60), "uint8")}
     images = np.zeros((1, 48, 30, 3), "float32")
     inputs = task.head_inputs(images, 32, targets, True)
     assert inputs["image_size"] == (64, 32)
+    assert inputs["mask_extent"] == (48, 30)
     np.testing.assert_array_equal(inputs["sizes"], [[48, 30]])
-    masks = np.array(inputs["targets"]["masks"])
-    assert masks.shape == (1, 1, 80, 64)
-    assert masks.sum() == 60 * 60
+    assert inputs["targets"]["masks"] is targets["masks"]
     assert task.pad(images, 32).shape == (1, 64, 32, 3)
 
 
@@ -215,6 +237,8 @@ def test_arguments():
         task.make_metrics(["accuracy"])
     with pytest.raises(ValueError, match="`loss` must be None"):
         task.make_loss("mse")
+    with pytest.raises(ValueError, match="`rpn_beta` and the `box_beta` of the task"):
+        task.make_loss(tasks.DetectionLoss(box_beta=1.0))
     with pytest.raises(ValueError, match="`max_size` must be at least"):
         mutual(max_size=32)
     with pytest.raises(ValueError, match="`backbone` must be one of"):
@@ -418,10 +442,28 @@ def test_exports_that_cannot_work(trained, tmp_path):
     model, _ = trained
     with pytest.raises(ValueError, match="`freeze` must be False"):
         export.export_saved_model(model, tmp_path / "a", freeze=True)
-    with pytest.raises(ValueError, match="LiteRT has no operations"):
+    with pytest.raises(ValueError, match="LiteRT has no operations for the non-max"):
         export.export_litert(model, tmp_path / "a.tflite")
     with pytest.raises(ValueError, match="`full_masks` must be False"):
         export.export_saved_model(mutual(masks=False), tmp_path / "a", full_masks=True)
+
+
+def test_what_xla_and_other_backends_cannot_run(trained, monkeypatch):
+    model, _ = trained
+    message = "`jit_compile` must be False or 'auto' .* InstanceSegmentation"
+    for network in (model, keras_resadapt.RSMaskRCNN(8, **TINY)):
+        with pytest.raises(ValueError, match=message):
+            network.compile(jit_compile=True)
+    # As on a GPU, where "auto" otherwise compiles
+    monkeypatch.setattr(models.network, "on_tensorflow_cpu", lambda: False)
+    network.compile()
+    assert network.jit_compile is False
+    monkeypatch.setattr(models.network, "on_tpu", lambda: True)
+    with pytest.raises(ValueError, match="a TPU cannot run"):
+        network.compile()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="needs the TensorFlow backend.*'jax'"):
+        network.task.head(layers.LayerSet(), {"P2": 4})
 
 
 @pytest.mark.slow
@@ -458,3 +500,46 @@ def test_replicas(source):
     history = model.fit(batches(source), steps_per_epoch=2, verbose=0).history
     total = sum(history[f"{term}_loss"][0] for term in TERMS)
     assert history["loss"][0] == pytest.approx(total, rel=1e-5)
+
+
+# === Quantization ===
+
+
+@pytest.mark.slow
+def test_int8(source, tmp_path):
+    """Training, a saved model and a SavedModel agree."""
+    model = keras_resadapt.RSMaskRCNN(8, **TINY, quantization=Int8())
+    in_float = [
+        layer.name
+        for layer in model._flatten_layers()
+        if getattr(layer, "stays_in_float", False)
+    ]
+    assert in_float == ["upsampling"]
+    model.compile(keras.optimizers.SGD(1e-3))
+    history = model.fit(batches(source), steps_per_epoch=1, verbose=0).history
+    assert all(np.isfinite(history[f"{term}_loss"]) for term in TERMS)
+    (point,) = model.operating_points
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    expected = model.run_at(point, images, {"size": np.full((2, 2), 64)})
+    assert expected["count"].sum() > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.scheme == Int8()
+    # The export checks that all ranges are known.
+    export.export_saved_model(loaded, tmp_path / "export", encoded=False)
+    signatures = tf.saved_model.load(str(tmp_path / "export")).signatures
+    for name, value in signatures[point.name](images=tf.constant(images)).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_learned_quantization_after_training(source):
+    """A float MutualNet is quantized, and its ranges are calibrated."""
+    options = {**TINY, "width_range": (0.5, 1.0)}
+    model = quantize(
+        keras_resadapt.MutualMaskRCNN(8, **options), LearnedQuantization(2, 2)
+    )
+    with pytest.raises(ValueError, match="were never calibrated"):
+        check_calibrated(model, model.operating_points)
+    calibrate_ranges(model, batches(source), num_images=2, verbose=False)
+    check_calibrated(model, model.operating_points)

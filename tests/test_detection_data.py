@@ -275,6 +275,14 @@ def test_images_without_objects_and_of_extreme_shape():
         np.testing.assert_array_equal(size, (1, 96) if shape[0] == 1 else (64, 64))
         np.testing.assert_allclose(box, np.array([0, 0, size[1], 1]) * count)
         assert masks.sum() == size[1] * count
+    pytest.importorskip("pycocotools")
+    batches = detection_evaluation_batches(source, 4, 64, max_size=96)
+    ((images, targets),) = arrays(batches)
+    assert images.shape == (4, 96, 96, 3) and np.all(np.isfinite(images))
+    np.testing.assert_array_equal(targets["count"], [0, 0, 2, 1])
+    np.testing.assert_array_equal(targets["size"][2], [1, 96])
+    masks, fit = decode_masks(targets["masks"][2], targets["original_size"][2])
+    assert fit.numpy().all() and masks.numpy().sum() == 5002
 
 
 def test_a_class_out_of_range_is_an_error_with_the_image():
@@ -282,6 +290,11 @@ def test_a_class_out_of_range_is_an_error_with_the_image():
         one_image([((1, 1, 9, 9), -1, False), ((1, 1, 9, 9), 2, False)])
     with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 2.*image0"):
         one_image([((1, 1, 9, 9), 3, False)])
+    source = memory_source(
+        [np.zeros((9, 9, 3), np.uint8)], [[((1, 1, 9, 9), 3, False)]]
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 2.*image0"):
+        arrays(detection_evaluation_batches(source, 1, 8, masks=False))
 
 
 def test_a_size_that_does_not_fit_is_scaled_down_and_a_window_is_taken():
@@ -374,9 +387,10 @@ def coco_json(**changes):
     return content
 
 
-def write_coco(root, content):
+def write_coco(root, content, splits=("train", "val")):
     (root / "annotations").mkdir(parents=True)
-    for split, suffix in (("train", ""), ("val", "2017")):
+    suffixes = {"train": "", "val": "2017"}
+    for split, suffix in ((split, suffixes[split]) for split in splits):
         (root / f"{split}{suffix}").mkdir()
         path = root / "annotations" / f"instances_{split}{suffix}.json"
         path.write_text(json.dumps(content))
@@ -419,15 +433,72 @@ def test_folder_with_the_json_of_coco(tmp_path):
         ({"image_id": 8}, "`image_id` of every annotation must be in the file"),
         ({"bbox": [1, 2, 3]}, r"`bbox` of every annotation.*\[1, 2, 3\]"),
         ({"bbox": [1, 2, 3, float("nan")]}, "`bbox` of every annotation"),
+        ({"bbox": None}, "`bbox` of every annotation"),
+        ({"area": "large"}, "`area` of every annotation.*'large' of annotation 1"),
         (
             {"segmentation": {"size": [20, 16], "counts": [0, 320]}},
             "A mask must have the size of its image.*annotation 1",
         ),
+        (
+            {"segmentation": [[1, 2, 3, 4]]},
+            "`segmentation` .* at least 3 points.*ion 1",
+        ),
+        ({"segmentation": [[1, 2, 9, 2, 9, 9, 5]]}, "at least 3 points"),
+        ({"segmentation": [[1, 2, 9, 2, 9, float("nan")]]}, "at least 3 points"),
+        ({"segmentation": [[]]}, "at least 3 points"),
+        ({"segmentation": [1, 2, 9, 2, 9, 9]}, "at least 3 points"),
+        ({"segmentation": "polygon"}, "at least 3 points.*'polygon'"),
+        ({"segmentation": {"counts": [320]}}, "size=None of annotation 1"),
+        ({"segmentation": {"size": [16, 20]}}, "run lengths that add up .*16, 20"),
+        (
+            {"segmentation": {"size": [16, 20], "counts": [-5, 325]}},
+            "run lengths that add up .*annotation 1",
+        ),
+        ({"segmentation": {"size": [16, 20], "counts": [319]}}, "that add up"),
     ],
 )
 def test_invalid_annotations_are_errors(tmp_path, changes, message):
     pytest.importorskip("pycocotools")
-    root = write_coco(tmp_path / "set", coco_json(**changes))
+    root = write_coco(tmp_path / "set", coco_json(**changes), splits=("train",))
+    with pytest.raises(ValueError, match=message):
+        load_source(root, "train")
+
+
+@pytest.mark.parametrize(
+    "part, place, changes, message",
+    [
+        ("images", 0, {"file_name": None}, "`images` must have an integer `id`, a `fi"),
+        ("images", 1, {"height": "16"}, "`images` must have .*'height': '16'"),
+        ("images", 1, {"id": 7}, "a unique `id`. Received: 2 entries with id=7"),
+        ("images", 0, {"file_name": "c.png"}, "without 1 of 2 files, such as 'c.png'"),
+        ("categories", 0, {"id": None}, "`categories` must have an integer `id`"),
+        ("categories", 0, {"name": 3}, "and a `name`. Received: .*'name': 3"),
+        ("categories", 0, {"id": 2}, "`categories` must have a unique `id`"),
+    ],
+)
+def test_invalid_entries_are_errors(tmp_path, part, place, changes, message):
+    content = coco_json(segmentation=[])
+    content[part][place].update(changes)
+    root = write_coco(tmp_path / "set", content, splits=("train",))
+    with pytest.raises(ValueError, match=message):
+        load_source(root, "train")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "must be a JSON file"),
+        ("[1]", "must have the lists `images`.*Received: a list"),
+        ('{"images": []}', r"must have the lists `images`.*Received: \['images'\]"),
+        (
+            '{"images": 3, "categories": [], "annotations": []}',
+            "must have the lists `images`",
+        ),
+    ],
+)
+def test_files_that_are_not_those_of_coco(tmp_path, text, message):
+    root = write_coco(tmp_path / "set", coco_json(), splits=("train",))
+    (root / "annotations" / "instances_train.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_source(root, "train")
 

@@ -11,9 +11,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import torchvision_script
 
-from keras_resadapt import OperatingPoint, backbones, boxes, heads
+import keras_resadapt
+from keras_resadapt import OperatingPoint, backbones, boxes, heads, inference
+from keras_resadapt.convert import load_pytorch_state_dict
 from keras_resadapt.convert.mask_rcnn import mask_rcnn_targets
+from keras_resadapt.export.detection_signatures import detection_signatures
 from keras_resadapt.layers import LayerSet, SlimmableConv2D, SlimmableDense
 from keras_resadapt.points import RecordingPoint
 from keras_resadapt.profile import profile_point
@@ -379,9 +383,9 @@ CHECKPOINT_NAMES = {  # today's and those before torchvision 0.14
 }
 
 
-def make_small(masks=True, layers=LayerSet(), filters=(8, 16), **kwargs):
+def make_small(masks=True, layers=LayerSet(), filters=(8, 16), depths=(1, 1), **kwargs):
     keras.utils.set_random_seed(0)
-    backbone = backbones.ResNet((1, 1), filters, layers=layers)
+    backbone = backbones.ResNet(depths, filters, layers=layers)
     options = {"channels": 16, "units": 16, "settings": SETTINGS} | kwargs
     head = heads.MaskRCNN(
         2, backbone.level_strides, masks, layers=layers, name="head", **options
@@ -509,6 +513,27 @@ def test_objects_that_cannot_be_trained_on(train, name):
     assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
 
 
+def test_targets_without_room_for_objects(train):
+    """As a batch of images without objects can have."""
+    objects = np.zeros((2, 0, 4)), np.zeros((2, 0)), [0, 0]
+    losses, _ = train(random_images(2, 64, 96), batch_of_targets(*objects))
+    expected, _ = train(
+        random_images(2, 64, 96), batch_of_targets(*BAD_TARGETS["no objects"])
+    )
+    for name, value in expected.items():
+        assert np.isfinite(value)
+        if name in ("rpn_box", "box", "mask"):
+            assert losses[name] == 0
+
+
+def test_more_objects_than_room_and_empty_masks(train):
+    targets = batch_of_targets([[[5, 5, 50, 50]]] * 2, [[0]] * 2, [3, 1])
+    targets["masks"][:] = 0
+    losses, gradients = train(random_images(2, 64, 96), targets)
+    assert all(np.isfinite(x) and x > 0 for x in losses.values())
+    assert all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
+
+
 def test_unusual_objects(train):
     """A huge box, a tiny one, and one image without objects."""
     objects = [[-1e5, -1e5, 1e5, 1e5], [3, 3, 3.001, 3.001]]
@@ -552,6 +577,74 @@ def compare(detector, images, targets, **kwargs):
     outputs = head.compare(features, POINT, size, sizes, targets, order)
     losses = boxes.detection_losses(outputs, **kwargs)
     return {name: float(value) for name, value in losses.items()}
+
+
+# === Mirrored images ===
+
+
+def test_losses_of_mirrored_images():
+    """They are those of the images, for a network that is mirrored too.
+
+    Torchvision's anchors, ROI align and mask targets have pixel i at the coordinate
+    i x stride. They are symmetric about the middle of the first and the last pixel,
+    and not about the middle of the image. Convolutions of stride 2 have the same
+    symmetry for 2 k + 1 pixels. Here are 33 pixels at coordinates 0 to 32, and levels
+    of 9 and 5 pixels. All samples are taken, because the first ones have no symmetry.
+    """
+    settings = dataclasses.replace(
+        SETTINGS, rpn_samples=700, box_samples=60, box_positives=1.0
+    )
+    detector = make_small(filters=(8,), depths=(1,), settings=settings)
+    last, grid = 32, (40, 40)  # 40 // 9 and 40 // 5 are the strides
+    images = random_images(1, 33, 33)
+    targets = batch_of_targets([[[4, 3, 20, 25], [10, 8, 30, 31]]], [[0, 1]], [2])
+    masks = np.random.default_rng(0).integers(0, 2, (1, 2, 33, 33)).astype("uint8")
+    masks[..., :2] = masks[..., -2:] = 0  # column 31 is repeated as that of the edge
+
+    def losses(images, targets):
+        features = detector.head.fpn(detector.backbone.pyramid(images), point=POINT)
+        outputs = detector.head.compare(
+            features,
+            POINT,
+            grid,
+            tf.constant([[last, last]]),
+            targets,
+            boxes.first_by_index,
+            mask_extent=(33, 33),
+        )
+        return outputs, boxes.detection_losses(outputs)
+
+    outputs, expected = losses(images, targets | {"masks": masks})
+    assert 0 < np.sum(outputs["anchor_weights"]) < 700  # all that are not ignored
+    assert np.sum(outputs["anchor_labels"]) > 2 and np.sum(outputs["mask_weights"]) > 2
+    mirror_kernels(detector)
+    x1, y1, x2, y2 = np.moveaxis(targets["boxes"], -1, 0)
+    mirrored = {
+        "boxes": np.stack([last - x2, y1, last - x1, y2], axis=-1),
+        "masks": masks[..., ::-1],
+    }
+    _, found = losses(images[:, :, ::-1], targets | mirrored)
+    for name, value in expected.items():
+        assert value > 0
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    # Neither the network nor the targets alone are symmetric.
+    _, other = losses(images[:, :, ::-1], targets | {"masks": masks})
+    assert abs(sum(other.values()) - sum(expected.values())) > 1e-2
+
+
+def mirror_kernels(detector):
+    """Mirrors what a detector computes from left to right."""
+    head = detector.head
+    for variable in detector.backbone.variables + head.variables:
+        if len(variable.shape) == 4:
+            variable.assign(np.array(variable)[:, ::-1])
+    hidden = head.box_head.hidden[0].kernel
+    cells = np.reshape(hidden, (7, 7, -1, hidden.shape[-1]))
+    hidden.assign(cells[:, ::-1].reshape(hidden.shape))
+    for layer in (head.rpn.deltas, head.box_head.deltas):  # the shifts along x
+        sign = np.tile(np.float32([-1, 1, 1, 1]), layer.bias.shape[0] // 4)
+        layer.kernel.assign(layer.kernel * sign)
+        layer.bias.assign(layer.bias * sign)
 
 
 def test_widths_share_the_heads():
@@ -608,6 +701,183 @@ def test_settings_of_mmdetection(small):
         make_small(settings=dataclasses.replace(SETTINGS, anchor_sizes=(8, 16)))
 
 
+# === Networks ===
+
+SMALL = {
+    "resolutions": (32,),
+    "max_size": 32,
+    "depths": (1,),
+    "filters": (8,),
+    "channels": 8,
+    "units": 8,
+    "masks": False,
+    "settings": {
+        "rpn_candidates": (20, 20),
+        "rpn_proposals": (10, 10),
+        "score_threshold": 0.0,
+        "max_detections": 4,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return keras_resadapt.RSMaskRCNN(2, "resnet18", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"resolutions": ()}, "`resolutions` must contain at least one"),
+        ({"resolutions": (64.5,)}, "`resolutions` must be positive integers"),
+        ({"max_size": None}, "`max_size` must be a positive integer.*max_size=None"),
+        ({"max_size": 0}, "`max_size` must be a positive integer.*max_size=0"),
+        ({"max_size": 64.5}, "`max_size` must be a positive integer.*max_size=64.5"),
+        ({"max_size": 31}, "`max_size` must be at least the largest resolution, 32 p"),
+        ({"depths": 5}, "`depths` must be None or have one entry per stage.*depths=5"),
+        ({"filters": (8, 8)}, "`depths`, `filters` must have one positive entry per"),
+        ({"settings": {"nms": 1}}, r"`settings` must map some of \['anchor_.*'nms': 1"),
+        ({"settings": [1]}, r"`settings` must map some of .*settings=\[1\]"),
+        ({"settings": {"rpn_proposals": 5}}, "`rpn_proposals` must be two positive"),
+        ({"backbone": "vgg"}, "`backbone` must be one of"),
+    ],
+)
+def test_arguments_that_cannot_work(changes, message):
+    for factory in (keras_resadapt.MutualMaskRCNN, keras_resadapt.RSMaskRCNN):
+        with pytest.raises(ValueError, match=message):
+            factory(2, **{"backbone": "resnet18", **SMALL, **changes})
+
+
+def test_width_range_that_cannot_work():
+    with pytest.raises(ValueError, match="`width_range` must be the smallest"):
+        keras_resadapt.MutualMaskRCNN(2, "resnet18", 0.5, **SMALL)
+
+
+IMAGE = np.zeros((1, 24, 30, 3), "float32")
+
+
+@pytest.mark.parametrize(
+    "images, options, error, message",
+    [
+        (IMAGE, {"batch_size": 0}, ValueError, "`batch_size` must be a positive int"),
+        (IMAGE, {"batch_size": 2.5}, ValueError, "`batch_size` must be a positive"),
+        (IMAGE, {"point": "r64"}, ValueError, "name of one of.*'r32'.*point='r64'"),
+        (IMAGE, {"point": OperatingPoint(64)}, ValueError, "64"),
+        (IMAGE, {"point": 5}, TypeError, "`point` must be an `OperatingPoint`"),
+        (IMAGE[0], {}, ValueError, r"shape \(height, width, 3\). Rec.*\(30, 3\)"),
+        (None, {}, TypeError, "`images` must be an array.*Received: a NoneType"),
+        ("a.png", {}, TypeError, "`images` must be an array.*Received: a str"),
+        (["a.png"], {}, TypeError, r"`images\[0\]` must be an array of numbers.*a str"),
+        (iter(IMAGE), {}, TypeError, "`images` must be an array"),
+        (IMAGE > 0, {}, TypeError, "array of numbers. Received: dtype bool"),
+        (IMAGE + 0j, {}, TypeError, "array of numbers. Received: dtype complex64"),
+        (IMAGE, {"sizes": [4]}, ValueError, r"`sizes` must.*\(1, 2\).*shape \(1,\)"),
+        (IMAGE, {"sizes": [[4, 4.5]]}, ValueError, "`sizes` must hold the integers"),
+        (IMAGE, {"sizes": [[0, 4]]}, ValueError, r"1 pixel.*\(0, 4\) for the image 0"),
+        (IMAGE, {"sizes": [[25, 4]]}, ValueError, r"`sizes` must be.*\(24, 30\) pix"),
+        (
+            np.full_like(IMAGE, np.inf),
+            {},
+            ValueError,
+            "`images` must hold finite pixel values",
+        ),
+    ],
+)
+def test_images_that_cannot_be_detected(network, images, options, error, message):
+    with pytest.raises(error, match=message):
+        network.detect(images, **options)
+
+
+def test_pass_without_targets(network):
+    """It is that of images which fill their canvases; points can be named."""
+    images = random_images(1, 32, 32)
+    (point,) = network.operating_points
+    found = network.run_at(point.name, images)
+    expected = network.run_at(point, images, {"size": [[32, 32]]})
+    assert found["count"] > 0
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (("r64", IMAGE), ValueError, "name of one of"),
+        (("r32", IMAGE[0]), ValueError, r"\(batch, height, width, 3\).*\(24, 30, 3\)"),
+        (("r32", "image"), TypeError, "`images` must be an array of numbers"),
+        (("r32", IMAGE, {}), ValueError, r"`targets` must be None.*the keys \[\]"),
+        (("r32", IMAGE, IMAGE), ValueError, "`targets` must be None.*ndarray"),
+        (
+            ("r32", IMAGE, {"size": [[24, 30]] * 2}),
+            ValueError,
+            r"of shape \(1, 2\). Received: `size` of shape \(2, 2\)",
+        ),
+    ],
+)
+def test_passes_that_cannot_run(network, arguments, error, message):
+    with pytest.raises(error, match=message):
+        network.run_at(*arguments)
+
+
+def test_data_that_cannot_be_scored(network):
+    with pytest.raises(ValueError, match=r"`data` must have batches \(images, targ"):
+        network.evaluate(IMAGE)
+    with pytest.raises(ValueError, match="Received: a tuple of 3"):
+        network.score_points([(IMAGE, {}, 1)])
+    with pytest.raises(ValueError, match="`data` must have at least one"):
+        network.score_points([])
+
+
+def test_evaluation_of_unusual_images(network):
+    """Without objects, of 1 x 5000 pixels, with a crowd and a box without area."""
+    pytest.importorskip("pycocotools")
+    targets = {
+        "image_id": np.array([3, 5]),
+        "size": np.array([[32, 32], [1, 32]]),
+        "original_size": np.array([[64, 64], [1, 5000]]),
+        "boxes": np.float32([[[0] * 4] * 2, [[0, 0, 5000, 1], [7, 1, 9, 1]]]),
+        "classes": np.array([[0, 0], [1, 0]]),
+        "crowd": np.array([[False, False], [True, False]]),
+        "area": np.float32([[0, 0], [5000, 0]]),
+        "count": np.array([0, 2]),
+    }
+    images = random_images(2, 32, 32)
+    (scores,) = network.score_points([(images, targets)]).values()
+    assert scores["box_ap"] == 0 and np.isnan(scores["box_ap_large"])
+    one = {name: value[:1] for name, value in targets.items()}
+    empty = {"boxes": one["boxes"][:, :0]}
+    empty |= {name: one[name][:, :0] for name in ("classes", "crowd", "area")}
+    scores = network.evaluate([(images[:1], one | empty)], return_dict=True)
+    assert all(map(np.isnan, scores.values()))
+    found = network.detect([np.zeros((1, 5000, 3), "uint8")])
+    assert (found["boxes"] <= [5000, 1, 5000, 1]).all()
+
+
+def test_signature_of_empty_images(network):
+    (point,) = network.operating_points
+    (signature,) = detection_signatures(network, [point], dict, None).values()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one pixel"):
+        signature.function(tf.zeros((1, 0, 32, 3)))
+
+
+def test_frozen_statistics_are_not_calibrated():
+    """Those of the full network; sub-networks are normalized by their batches."""
+    model = keras_resadapt.MutualMaskRCNN(
+        2, "resnet18", (0.5, 1.0), frozen_bn=True, **SMALL
+    )
+    norm = model.backbone.stages[0][0].bn1
+    norm.moving_mean.assign(np.arange(8))
+    batches = [255 * np.random.default_rng(0).random((2, 32, 32, 3), "float32")]
+    points = [model.full_point, OperatingPoint(32, 0.5)]
+    inference.calibrate_batch_norm(model, batches, points, verbose=False)
+    np.testing.assert_array_equal(norm.moving_mean, np.arange(8))
+    narrow, _ = norm.statistics(32, 0.5)
+    assert np.isfinite(narrow).all() and np.abs(narrow - np.arange(8)).max() > 1
+    with pytest.raises(ValueError, match=r"`frozen_bn=True`.*\['r32_w100'\]"):
+        inference.calibrate_batch_norm(model, batches, model.full_point)
+
+
 # === Checkpoints ===
 
 
@@ -627,6 +897,34 @@ def test_checkpoints_with_both_names(masks):
     assert len({id(v) for (v,), _ in present.values()}) == len(present)
 
 
+def test_checkpoint_with_the_numbers_of_coco():
+    """A model of 80 classes leaves out the 10 numbers that COCO does not use."""
+    backbone = backbones.ResNet((1,), (8,))
+    head = heads.MaskRCNN(80, backbone.level_strides, channels=4, units=4, name="head")
+    head(backbone.pyramid(np.zeros((1, 32, 32, 3))), point=POINT)
+    numbers = np.arange(91.0)
+    checkpoint = {
+        "roi_heads.box_predictor.cls_score.bias": numbers,
+        "roi_heads.box_predictor.bbox_pred.weight": np.tile(
+            (numbers[:, None] + np.arange(4) / 4).reshape(-1, 1), 4
+        ),
+        "roi_heads.mask_predictor.mask_fcn_logits.weight": np.tile(
+            numbers.reshape(-1, 1, 1, 1), (1, 4, 1, 1)
+        ),
+    }
+    detector = types.SimpleNamespace(backbone=backbone, head=head)
+    targets = mask_rcnn_targets(detector, checkpoint)
+    for key, value in checkpoint.items():
+        (variable,), to_keras = targets[key]
+        variable.assign(to_keras(value))
+    # The backgrounds, person, ..., stop sign, parking meter, ..., toothbrush
+    found = np.array(head.box_head.classes.bias)
+    np.testing.assert_array_equal(found[[0, 1, 12, 13, 80]], [0, 1, 13, 14, 90])
+    np.testing.assert_array_equal(head.mask_head.masks.kernel[0, 0, 0], found)
+    deltas = np.reshape(head.box_head.deltas.kernel[0], (81, 4))
+    np.testing.assert_array_equal(deltas, found[:, None] + np.arange(4) / 4)
+
+
 def test_checkpoints_of_other_networks(small):
     vgg = backbones.VGG((1, 1, 1, 1, 1), (8, 8, 8, 16, 16))
     with pytest.raises(TypeError, match="must have a ResNet backbone"):
@@ -634,3 +932,39 @@ def test_checkpoints_of_other_networks(small):
     other = types.SimpleNamespace(backbone=small.backbone, head=vgg)
     with pytest.raises(ValueError, match="must be a detector"):
         mask_rcnn_targets(other, {})
+
+
+@pytest.mark.slow
+def test_checkpoint_with_an_epsilon_of_zero():
+    """Torchvision's own detections, from the same weights."""
+    path = pathlib.Path(__file__).parent / "data" / "maskrcnn_epsilon_zero.json"
+    expected = json.loads(path.read_text())
+    weights = torchvision_script.weights(expected["shapes"])
+    images = torchvision_script.image()[None]
+    model = keras_resadapt.RSMaskRCNN(
+        2,
+        "resnet18",
+        (64,),
+        max_size=64,
+        depths=(1, 1, 1, 1),
+        channels=16,
+        units=16,
+        settings={"score_threshold": 0.0, "max_detections": 8},
+    )
+    load_pytorch_state_dict(model, weights, bn_epsilon=0)
+    found = {name: x[0] for name, x in model.detect(images).items()}
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-4)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
+    np.testing.assert_array_equal(found["classes"] + 1, expected["labels"])
+    masks = 1 / (1 + np.exp(-found["masks"]))
+    pasted = np.array(boxes.paste_masks(masks, found["boxes"], (64, 64)))
+    np.testing.assert_allclose(pasted.sum((1, 2)), expected["mask_sums"], rtol=1e-3)
+
+    load_pytorch_state_dict(model, weights)
+    other = model.detect(images)
+    assert np.abs(other["scores"][0] - expected["scores"]).max() > 1e-3
+    with pytest.raises(ValueError, match="`bn_epsilon` must be a finite number of at"):
+        load_pytorch_state_dict(model, weights, bn_epsilon=-1)
+    zeros = {"n.running_var": np.zeros(2), "n.weight": np.ones(2)}
+    with pytest.raises(ValueError, match="`bn_epsilon` must be positive for"):
+        load_pytorch_state_dict(model, zeros, bn_epsilon=0)

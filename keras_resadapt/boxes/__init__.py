@@ -15,7 +15,7 @@ targets run on TensorFlow only.
 from keras_resadapt.boxes.anchors import cell_anchors, grid_anchors
 from keras_resadapt.boxes.assignment import assign_anchors, assign_boxes, valid_targets
 from keras_resadapt.boxes.coding import clip, decode, encode, is_at_least
-from keras_resadapt.boxes.losses import detection_losses
+from keras_resadapt.boxes.losses import count_samples, detection_losses
 from keras_resadapt.boxes.mask_targets import mask_targets
 from keras_resadapt.boxes.matching import iou, match
 from keras_resadapt.boxes.nms import select_detections, select_proposals

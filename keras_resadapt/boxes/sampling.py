@@ -3,21 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 # A function from a shape, (batch, boxes), to numbers in [0, 1]: boxes with higher
 # numbers are chosen first.
 Priorities = Callable[[tuple], Any]
-
-
-def random_order(seed: Any) -> Priorities:
-    """Returns priorities by which boxes are chosen at random.
-
-    Args:
-        seed: A `keras.random.SeedGenerator`.
-    """
-    return lambda shape: keras.random.uniform(shape, seed=seed)
 
 
 def first_by_index(shape: tuple) -> Any:

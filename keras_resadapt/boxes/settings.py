@@ -1,7 +1,9 @@
 """The constants of a detector."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,9 @@ class DetectionSettings:
         score_threshold: Probability above which a box is a detection.
         nms_iou: IoU above which the NMS of detections drops a box.
         max_detections: Number of detections per image.
+
+    Raises:
+        ValueError: A value outside its range.
     """
 
     anchor_sizes: Sequence[float] | None = None
@@ -59,28 +64,62 @@ class DetectionSettings:
 
     def __post_init__(self):
         for name in ("rpn_samples", "box_samples", "max_detections"):
-            value = getattr(self, name)
-            if not hasattr(value, "__index__") or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {name}={value!r}"
-                )
-        for name in ("rpn_beta", "box_beta"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={value!r}"
-                )
-        for name in ("rpn_nms_iou", "box_iou", "nms_iou", "rpn_positives"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(
-                    f"`{name}` must be in [0, 1]. Received: {name}={value!r}"
-                )
-        if not 0 <= self.rpn_iou[1] <= self.rpn_iou[0] <= 1:
-            raise ValueError(
-                "`rpn_iou` must be two numbers in [0, 1], the larger one first. "
-                f"Received: rpn_iou={self.rpn_iou!r}"
+            self._check(name, "be a positive integer", _is_count)
+        for name in ("rpn_candidates", "rpn_proposals"):
+            self._check(
+                name,
+                "be two positive integers, for training and for inference",
+                lambda pair: len(pair) == 2 and all(map(_is_count, pair)),
             )
+        for name in ("rpn_beta", "box_beta"):
+            self._check(name, "be a positive number", _is_positive)
+        for name in _SHARES:
+            self._check(name, "be in [0, 1]", lambda share: 0 <= share <= 1)
+        self._check(
+            "rpn_iou",
+            "be two numbers in [0, 1], the larger one first",
+            lambda pair: len(pair) == 2 and 0 <= pair[1] <= pair[0] <= 1,
+        )
+        self._check(
+            "aspect_ratios",
+            "have at least one positive number",
+            lambda ratios: len(ratios) > 0 and all(map(_is_positive, ratios)),
+        )
+        self._check(
+            "anchor_sizes",
+            "be None, or one positive number of pixels for each level",
+            lambda sizes: sizes is None or all(map(_is_positive, sizes)),
+        )
+
+    def _check(self, name: str, rule: str, holds: Callable[[Any], bool]) -> None:
+        """Raises a `ValueError` unless a field follows its rule."""
+        value = getattr(self, name)
+        try:
+            valid = holds(value)
+        except (TypeError, ValueError):  # of another type
+            valid = False
+        if not valid:
+            raise ValueError(f"`{name}` must {rule}. Received: {name}={value!r}")
+
+
+# Fields that are shares or probabilities
+_SHARES = (
+    "rpn_nms_iou",
+    "rpn_least_iou",
+    "rpn_positives",
+    "box_iou",
+    "box_positives",
+    "score_threshold",
+    "nms_iou",
+)
+
+
+def _is_count(value: int) -> bool:
+    return hasattr(value, "__index__") and value is not True and value >= 1
+
+
+def _is_positive(value: float) -> bool:
+    return 0 < value < math.inf
 
 
 # Weights of the deltas of anchors and of boxes

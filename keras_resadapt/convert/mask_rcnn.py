@@ -13,6 +13,16 @@ from keras_resadapt.heads.mask_rcnn import MaskRCNN
 _MARK = "rpn.head.cls_logits.weight"
 _OLD_MARK = "rpn.head.conv.weight"
 
+# Classes of COCO, and the numbers of its categories, the background's 0 included
+_COCO_CLASSES, _COCO_NUMBERS = 80, 91
+_UNUSED_NUMBERS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+# Keys of layers whose first axis has an entry or four entries per class
+_CLASS_PREFIXES = (
+    "roi_heads.box_predictor.",
+    "roi_heads.mask_predictor.mask_fcn_logits.",
+)
+
 
 def is_mask_rcnn(state_dict: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a checkpoint is one of torchvision's detectors."""
@@ -25,9 +35,11 @@ def mask_rcnn_targets(model, state_dict: Mapping[str, np.ndarray]) -> dict[str, 
     These are the checkpoints of `maskrcnn_resnet50_fpn` and
     `fasterrcnn_resnet50_fpn`, with the present names of the neck and of the heads or
     with those before torchvision 0.14. BatchNormalization is copied to every
-    resolution. The published files expect classes with gaps in their numbers
-    (`num_classes=90`), images scaled by `preprocessing="imagenet"`, and, for COCO_V1,
-    an epsilon of 0 in BatchNormalization.
+    resolution. The published files have the 91 numbers of COCO's categories, of which
+    10 are not used. A model with `num_classes=80` gets the classes of the other ones,
+    in their order, as `data.load_source` numbers them. The files expect images scaled
+    by `preprocessing="imagenet"`, and, for COCO_V1,
+    `load_pytorch_state_dict(..., bn_epsilon=0)`.
 
     Args:
         model: A network with a ResNet as its `backbone` and a `heads.MaskRCNN` as
@@ -57,7 +69,32 @@ def mask_rcnn_targets(model, state_dict: Mapping[str, np.ndarray]) -> dict[str, 
             targets |= norm_targets(name, getattr(layer, "branches", [layer]))
     for name, layer in _conv_names(model.head, _OLD_MARK in state_dict):
         targets |= kernel_targets(name, layer)
-    return targets | _box_targets(model.head) | _upsampling_targets(model.head)
+    targets |= _box_targets(model.head) | _upsampling_targets(model.head)
+    return _with_used_classes(targets, state_dict, model.head.num_classes)
+
+
+def _with_used_classes(
+    targets: dict[str, Target], state_dict: Mapping[str, np.ndarray], num_classes: int
+) -> dict[str, Target]:
+    """Returns targets that leave out the unused numbers of COCO's categories."""
+    scores = np.shape(state_dict.get("roi_heads.box_predictor.cls_score.bias"))
+    if num_classes != _COCO_CLASSES or scores != (_COCO_NUMBERS,):
+        return targets
+    used = np.setdiff1d(np.arange(_COCO_NUMBERS), _UNUSED_NUMBERS)
+
+    def selecting(to_keras):
+        def convert(array):
+            by_class = array.reshape(_COCO_NUMBERS, -1, *array.shape[1:])[used]
+            return to_keras(by_class.reshape(-1, *array.shape[1:]))
+
+        return convert
+
+    selected = {
+        key: (variables, selecting(to_keras))
+        for key, (variables, to_keras) in targets.items()
+        if key.startswith(_CLASS_PREFIXES)
+    }
+    return targets | selected
 
 
 def _conv_names(head: MaskRCNN, old: bool) -> Iterator[tuple]:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resadapt.convert.epsilon import with_epsilon_of
 from keras_resadapt.convert.mask_rcnn import is_mask_rcnn, mask_rcnn_targets
 from keras_resadapt.convert.multi_scale import msdnet_targets, ranet_targets
 from keras_resadapt.convert.mutualnet import mutualnet_targets
@@ -28,6 +29,7 @@ _CONVERTERS = {
 def load_pytorch_state_dict(
     model: keras.Model,
     state_dict_or_path: Mapping[str, Any] | str | os.PathLike,
+    bn_epsilon: float | None = None,
 ) -> None:
     """Loads a PyTorch checkpoint into a model.
 
@@ -54,12 +56,15 @@ def load_pytorch_state_dict(
         state_dict_or_path: A mapping from keys to arrays or tensors, or the path
             of a file written by `torch.save`. A file needs torch, and only
             tensors and plain containers are read from it, never code.
+        bn_epsilon: The epsilon of the checkpoint's BatchNormalization; None for the
+            model's, 1e-5. It is 0 for torchvision's detectors with the weights
+            `COCO_V1`. The scales of the checkpoint are changed accordingly.
 
     Raises:
         ValueError: If the file is not a checkpoint of tensors, if a value is not
             a numeric array, or if keys are missing, left over or of another
             shape. The message has all these keys, and the model is unchanged.
-            Also for a packed network.
+            Also for a packed network or a negative `bn_epsilon`.
         TypeError: If the type of the model is not supported, or the checkpoint is
             not a mapping.
         ImportError: If a file is given and torch is not installed.
@@ -76,6 +81,8 @@ def load_pytorch_state_dict(
             f"network that was packed. Received: {model.name!r}"
         )
     state_dict = _plain(_read(state_dict_or_path))
+    if bn_epsilon is not None:
+        state_dict = with_epsilon_of(model, state_dict, bn_epsilon)
     convert = _CONVERTERS[type(model)]
     if is_mask_rcnn(state_dict):
         convert = mask_rcnn_targets

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import os
 import pathlib
 
@@ -30,15 +31,17 @@ def coco_folder_source(
         seed: Seed of the order of `"train"`.
 
     Raises:
-        ValueError: For another split, a missing or invalid file, an object whose image
-            or category is not in the file, a box that is not four numbers, or a mask
-            of another size than its image. The message has the number of the object.
+        ValueError: For another split, a missing or invalid file, an image that has no
+            file, an object whose image or category is not in the file, a box that is
+            not four numbers, a polygon that has fewer than three points, or a mask of
+            another size than its image. The message has the number of the object.
         ImportError: If there are masks and pycocotools is not installed.
     """
     check_split(split)
     root = pathlib.Path(folder)
     path, images_folder = _find_files(root, split)
     content = _read_json(path)
+    _check_files(root, path, images_folder, content["images"])
     images, categories = content["images"], content["categories"]
     class_of = {
         category["id"]: place
@@ -91,18 +94,84 @@ def _find_files(root, split) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def _read_json(path) -> dict:
+    """Returns the content of a file, with valid images and categories."""
     try:
         content = json.loads(path.read_bytes())
-        missing = {"images", "annotations", "categories"} - content.keys()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} must be a JSON object.") from error
-    if missing or not content["images"] or not content["categories"]:
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} must be a JSON file. {error}") from error
+    parts = ("images", "annotations", "categories")
+    lists = isinstance(content, dict) and all(
+        isinstance(content.get(key), list) for key in parts
+    )
+    if not lists or not content["images"] or not content["categories"]:
+        found = f"a {type(content).__name__}"
+        if isinstance(content, dict):
+            found = f"{sorted(content)}"
         raise ValueError(
             f"{str(path)!r} must have the lists `images`, `annotations` and "
-            f"`categories`, with at least one image and one category. Received: "
-            f"{sorted(content)}"
+            "`categories`, with at least one image and one category. Received: "
+            f"{found}"
         )
+    _check_entries(
+        path,
+        "images",
+        content["images"],
+        _is_image,
+        "an integer `id`, a `file_name`, and `height` and `width` in pixels",
+    )
+    _check_entries(
+        path,
+        "categories",
+        content["categories"],
+        _is_category,
+        "an integer `id` and a `name`",
+    )
     return content
+
+
+def _check_entries(path, part: str, entries: list, is_valid, rule: str) -> None:
+    """Raises a `ValueError` for an invalid entry, or for two with one number."""
+    for entry in entries:
+        if not isinstance(entry, dict) or not is_valid(entry):
+            raise ValueError(
+                f"Every entry of `{part}` must have {rule}. Received: {entry!r} in "
+                f"{str(path)!r}"
+            )
+    counts = collections.Counter(entry["id"] for entry in entries)
+    number, count = counts.most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"Every entry of `{part}` must have a unique `id`. Received: {count} "
+            f"entries with id={number} in {str(path)!r}"
+        )
+
+
+def _is_image(entry: dict) -> bool:
+    name, sides = entry.get("file_name"), (entry.get("height"), entry.get("width"))
+    return (
+        _is_integer(entry.get("id"))
+        and isinstance(name, str)
+        and name != ""
+        and all(_is_integer(side) and side > 0 for side in sides)
+    )
+
+
+def _is_category(entry: dict) -> bool:
+    return _is_integer(entry.get("id")) and isinstance(entry.get("name"), str)
+
+
+def _check_files(root, path, folder, images) -> None:
+    """Raises a `ValueError` if a file of an image is missing."""
+    # One call for all files, except for those in folders of their own.
+    present = set(os.listdir(folder))
+    names = [image["file_name"] for image in images]
+    missing = [n for n in names if n not in present and not (folder / n).is_file()]
+    if missing:
+        raise ValueError(
+            f"`dataset` must have the files of all images of {path.name} in "
+            f"{folder.name}/. Received: dataset={str(root)!r} without {len(missing)} "
+            f"of {len(names)} files, such as {missing[0]!r}"
+        )
 
 
 def _collect_objects(path, content, class_of) -> dict:
@@ -142,20 +211,42 @@ def _collect_objects(path, content, class_of) -> dict:
 
 
 def _check_annotation(path, annotation, images, class_of):
-    number = annotation.get("id")
-    for key, known in (("image_id", images), ("category_id", class_of)):
-        if annotation.get(key) not in known:
-            raise ValueError(
-                f"`{key}` of every annotation must be in the file. Received: "
-                f"{key}={annotation.get(key)!r} of annotation {number} in "
-                f"{str(path)!r}"
-            )
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not np.all(np.isfinite(box)):
+    if not isinstance(annotation, dict):
         raise ValueError(
-            "`bbox` of every annotation must be [x, y, width, height] in pixels. "
-            f"Received: bbox={box!r} of annotation {number} in {str(path)!r}"
+            "Every annotation must be a dict. Received: "
+            f"{annotation!r} in {str(path)!r}"
         )
+    for key, known in (("image_id", images), ("category_id", class_of)):
+        value = annotation.get(key)
+        if not _is_integer(value) or value not in known:
+            raise _fault(path, annotation, key, "be in the file")
+    box = annotation.get("bbox")
+    if not _is_numbers(box) or len(box) != 4:
+        raise _fault(path, annotation, "bbox", "be [x, y, width, height] in pixels")
+    if not _is_numbers([annotation.get("area", 0)]):
+        raise _fault(path, annotation, "area", "be a number of pixels")
+
+
+def _fault(path, annotation, key: str, rule: str) -> ValueError:
+    """Returns the error of a value that does not follow its rule."""
+    value = repr(annotation.get(key))
+    if len(value) > 200:
+        value = f"{value[:200]}..."
+    return ValueError(
+        f"`{key}` of every annotation must {rule}. Received: {key}={value} of "
+        f"annotation {annotation.get('id')} in {str(path)!r}"
+    )
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_numbers(values) -> bool:
+    """Returns whether this is a list of finite numbers."""
+    return isinstance(values, list) and all(
+        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+    )
 
 
 def _run_lengths(path, annotation, image) -> bytes:
@@ -171,19 +262,42 @@ def _run_lengths(path, annotation, image) -> bytes:
     size = [image["height"], image["width"]]
     segmentation = annotation.get("segmentation") or []
     if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != size:
-            raise ValueError(
-                "A mask must have the size of its image. Received: size="
-                f"{segmentation['size']} of annotation {annotation.get('id')} in "
-                f"{str(path)!r}, whose image has {size}"
-            )
-        counts = segmentation["counts"]
+        counts = _check_run_lengths(path, annotation, size)
         if isinstance(counts, list):
-            return mask.frPyObjects(segmentation, *size)["counts"]
-        return counts if isinstance(counts, bytes) else counts.encode()
+            return mask.frPyObjects({"size": size, "counts": counts}, *size)["counts"]
+        return counts.encode()
     if not segmentation:  # no mask: an empty one
         return mask.encode(np.zeros(size, np.uint8, order="F"))["counts"]
+    if not isinstance(segmentation, list) or not all(
+        _is_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0
+        for polygon in segmentation
+    ):
+        rule = "be run lengths or polygons [x1, y1, x2, y2, ...] of at least 3 points"
+        raise _fault(path, annotation, "segmentation", rule)
     return mask.merge(mask.frPyObjects(segmentation, *size))["counts"]
+
+
+def _check_run_lengths(path, annotation, size: list[int]) -> str | list[int]:
+    """Returns the run lengths of an annotation, or raises a `ValueError`.
+
+    Compressed ones are validated when they are decoded.
+    """
+    segmentation = annotation["segmentation"]
+    if segmentation.get("size") != size:
+        raise ValueError(
+            "A mask must have the size of its image. Received: size="
+            f"{segmentation.get('size')} of annotation {annotation.get('id')} in "
+            f"{str(path)!r}, whose image has {size}"
+        )
+    counts = segmentation.get("counts")
+    if isinstance(counts, list):
+        whole = all(_is_integer(count) and count >= 0 for count in counts)
+        if whole and sum(counts) == size[0] * size[1]:
+            return counts
+    elif isinstance(counts, str) and counts.isascii():
+        return counts
+    rule = f"have run lengths that add up to the size of the image, {size}"
+    raise _fault(path, annotation, "segmentation", rule)
 
 
 def _make_reader(objects, images, ids):

@@ -60,6 +60,10 @@ def detection_signatures(
 def _pixel_signature(model, point, respond, full_masks) -> Signature:
     def run(images):
         rows = tf.shape(images)[0]
+        tf.debugging.assert_positive(
+            tf.shape(images)[1:3],
+            "`images` must have a height and a width of at least one pixel",
+        )
         images = tf.debugging.assert_all_finite(
             tf.ensure_shape(images, (None, None, None, 3)),
             "`images` must hold finite pixel values",

@@ -67,10 +67,10 @@ def export_litert(
         RuntimeError: On any backend other than TensorFlow.
         TypeError: If `model` is not a network of this package.
         FileExistsError: If something exists at `path`.
-        ValueError: If activation ranges were never calibrated, LiteRT does not
-            support the number format (mixed precision, integers other than
-            8 bits, one scale for all channels), earlier exits are missing, or
-            an argument is outside its range.
+        ValueError: If the network is for detection, activation ranges were never
+            calibrated, LiteRT does not support the number format (mixed precision,
+            integers other than 8 bits, one scale for all channels), earlier exits
+            are missing, or an argument is outside its range.
     """
     require_tensorflow("export_litert")
     check_network(model)
@@ -78,8 +78,10 @@ def export_litert(
     points = check_points(points, model, unique=True)
     if model.task.padded:
         raise ValueError(
-            "LiteRT has no operations for detection: use `export_saved_model`. "
-            f"Received: a network with the task {type(model.task).__name__}"
+            "`model` must be a network for classification, segmentation or features: "
+            "LiteRT has no operations for the non-maximum suppression and the ROI "
+            "align of detection. Use `export_saved_model`. Received: a network with "
+            f"the task {type(model.task).__name__}"
         )
     scheme = model.scheme
     _check_numbers(model, scheme)

@@ -51,16 +51,19 @@ class FPN(Block):
         self.laterals = [_conv(layers, channels, 1, name=f"lateral{i}") for i in levels]
         self.sums = [layers.junction(name=f"sum{i}") for i in levels]
         self.outputs = [_conv(layers, channels, 3, name=f"output{i}") for i in levels]
+        self.outs = [layers.junction(name=f"out{i}") for i in levels]
 
     def call(self, pyramid: Mapping[str, Any], point, training=None):
-        levels = zip(self.laterals, self.sums, self.outputs, pyramid.values())
+        levels = zip(
+            self.laterals, self.sums, self.outputs, self.outs, pyramid.values()
+        )
         features, coarser = [], None
-        for lateral, total, output, x in reversed(list(levels)):
+        for lateral, total, output, out, x in reversed(list(levels)):
             x = point.call(lateral, x)
             if coarser is not None:
                 x = x + _enlarge(coarser, spatial_size(x))
             coarser = point.call(total, x)
-            features.insert(0, point.call(output, coarser))
+            features.insert(0, point.call(out, point.call(output, coarser)))
         return [*features, features[-1][:, ::2, ::2]]
 
 

@@ -64,19 +64,22 @@ class MaskHead(Block):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.aligned = layers.junction(name="aligned")
         steps = range(1, _CONVS + 1)
         self.convs = [_conv(layers, channels, 3, name=f"conv{i}") for i in steps]
         self.acts = [layers.activation("relu", name=f"act{i}") for i in steps]
         self.upsampling = Upsampling(
             channels, kernel_initializer=HE_NORMAL_FAN_OUT.clone(), name="upsampling"
         )
+        # A quantized network rounds its inputs and outputs alone.
+        self.upsampling.stays_in_float = True
         self.last_act = layers.activation("relu", name="last_act")
         last = layers.last()
         self.masks = _conv(last, num_classes + 1, 1, name="masks")
         self.out = last.junction(name="out")
 
     def call(self, inputs, point, training=None):
-        x = inputs
+        x = point.call(self.aligned, inputs)
         for conv, act in zip(self.convs, self.acts):
             x = point.call(act, point.call(conv, x))
         x = point.call(self.last_act, point.call(self.upsampling, x))

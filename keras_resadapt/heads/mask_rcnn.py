@@ -9,11 +9,12 @@ from keras import ops
 from keras_resadapt import boxes
 from keras_resadapt.boxes import DetectionSettings
 from keras_resadapt.boxes.assignment import take
-from keras_resadapt.boxes.sampling import Priorities, random_order
+from keras_resadapt.boxes.sampling import Priorities
 from keras_resadapt.boxes.settings import BOX_WEIGHTS
 from keras_resadapt.heads.box_head import BoxHead
 from keras_resadapt.heads.fpn import FPN
 from keras_resadapt.heads.mask_head import MaskHead
+from keras_resadapt.heads.random_order import random_order
 from keras_resadapt.heads.rpn import RPNHead
 from keras_resadapt.layers.block import Block, LayerSet
 from keras_resadapt.layers.resize import spatial_size
@@ -35,18 +36,24 @@ class UsedEntries(keras.layers.Layer):
     of entries: only the pass itself leaves the unused ones out.
 
     Call arguments:
-        inputs: Tensor of shape (batch, n, ...), whose unused entries come last.
+        inputs: Tensor of shape (batch, n, ...), whose unused entries come last. If n
+            is 0, there is one unused entry of zeros.
         count: Number of used entries of each image, of shape (batch,).
 
     Returns:
-        A tensor of shape (batch, used, ...) with 1 <= used <= n.
+        A tensor of shape (batch, used, ...) with 1 <= used <= max(n, 1).
     """
 
     def __init__(self, **kwargs):
         super().__init__(autocast=False, **kwargs)
 
     def call(self, inputs, count):
-        return inputs[:, : ops.maximum(ops.max(count), 1)]
+        used = inputs[:, : ops.maximum(ops.max(count), 1)]
+        if inputs.shape[1]:  # known, and not 0
+            return used
+        missing = ops.maximum(1 - ops.shape(used)[1], 0)
+        after = [(0, 0)] * (len(inputs.shape) - 2)
+        return ops.pad(used, [(0, 0), (0, missing), *after])
 
     def compute_output_spec(self, inputs, count=None):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
@@ -81,10 +88,12 @@ class MaskRCNN(Block):
             (batch, objects, 4) as (x1, y1, x2, y2) in pixels, `classes` of shape
             (batch, objects) from 0 to `num_classes - 1`, `count` of shape (batch,),
             the true number of objects of each image, and with a mask head `masks`,
-            0 and 1 of shape (batch, objects, height, width). There is room for at
-            least one object. Masks cover the padded images; they can have another
-            size than the images. Entries beyond `count`, boxes without an area
-            inside the image and classes out of range are left out.
+            0 and 1 of shape (batch, objects, height, width), which can have another
+            size than the images. Entries beyond `count`, boxes without an area inside
+            the image and classes out of range are left out.
+        mask_extent: Height and width in pixels of the part of the padded images, from
+            the top left, that the masks of the targets cover; by default,
+            `image_size`.
 
     Returns:
         In inference, a dict of at most `settings.max_detections` detections per
@@ -136,6 +145,7 @@ class MaskRCNN(Block):
         image_size: tuple[Any, Any] | None = None,
         sizes: Any = None,
         targets: Mapping[str, Any] | None = None,
+        mask_extent: tuple[Any, Any] | None = None,
     ):
         pyramid = {name: pyramid[name] for name in self.strides}
         finest, *_ = pyramid.values()
@@ -150,7 +160,9 @@ class MaskRCNN(Block):
         if targets is None:
             return self.detect(features, point, image_size, sizes)
         order = random_order(self.seed_generator)
-        return self.compare(features, point, image_size, sizes, targets, order)
+        return self.compare(
+            features, point, image_size, sizes, targets, order, mask_extent
+        )
 
     # === Parts ===
 
@@ -249,7 +261,14 @@ class MaskRCNN(Block):
     # === Training ===
 
     def compare(
-        self, features, point, image_size, sizes, targets, order: Priorities
+        self,
+        features,
+        point,
+        image_size,
+        sizes,
+        targets,
+        order: Priorities,
+        mask_extent=None,
     ) -> dict[str, Any]:
         """Returns what the losses compare; see the class.
 
@@ -257,7 +276,9 @@ class MaskRCNN(Block):
             features: Features of each level.
             point, image_size, sizes, targets: As for a call.
             order: Which anchors and boxes are sampled first.
+            mask_extent: As for a call.
         """
+        extent = image_size if mask_extent is None else mask_extent
         count = ops.cast(targets["count"], "int32")
         targets = {
             name: point.call(self.used_entries, targets[name], count=count)
@@ -281,7 +302,7 @@ class MaskRCNN(Block):
             "anchor_deltas": take(ops.concatenate(deltas, axis=1), indices),
             **{f"anchor_{name}": value for name, value in sampled.items()},
             **self.compare_boxes(features, samples, point),
-            **self.compare_masks(features, samples, targets, image_size, point),
+            **self.compare_masks(features, samples, targets, extent, sizes, point),
         }
 
     def compare_boxes(self, features, samples, point) -> dict[str, Any]:
@@ -300,7 +321,9 @@ class MaskRCNN(Block):
             "box_weights": samples["weights"][:, :number],
         }
 
-    def compare_masks(self, features, samples, targets, image_size, point) -> dict:
+    def compare_masks(
+        self, features, samples, targets, extent, sizes, point
+    ) -> dict[str, Any]:
         """Returns outputs, targets and weights of the positive boxes."""
         if self.mask_head is None:
             return {}
@@ -311,10 +334,11 @@ class MaskRCNN(Block):
         used = point.call(self.used_entries, rois, count=count)
         number = ops.shape(used)[1]
         classes, matched = classes[:, :number], samples["matched"][:, :number]
-        masks = targets["masks"]
         return {
             "mask_logits": self.segment(features, used, classes, point),
-            "mask_targets": boxes.mask_targets(masks, used, matched, image_size),
+            "mask_targets": boxes.mask_targets(
+                targets["masks"], used, matched, extent, sizes=sizes
+            ),
             "mask_weights": ops.cast(classes > 0, "float32"),
         }
 

@@ -54,6 +54,28 @@ def sum_over_replicas(tensor):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
+def mean_over_replicas(tensor):
+    """Returns the mean of the replicas' tensors, in every replica."""
+    return sum_over_replicas(tensor) / num_replicas() if in_replica() else tensor
+
+
+def rows_of_replica(count) -> tuple:
+    """Returns the place of this replica's rows in the global batch.
+
+    Args:
+        count: The number of rows of this replica, which all replicas have.
+
+    Returns:
+        The index of the first row, and the number of rows of the global batch.
+    """
+    if not in_replica():
+        return 0, count
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return replica * count, num_replicas() * count
+
+
 def gather_from_replicas(tensor):
     """Returns the replicas' tensors, concatenated along the first axis."""
     import tensorflow as tf

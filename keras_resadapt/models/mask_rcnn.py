@@ -3,12 +3,17 @@
 MutualNet, section 4.3, and RS-Net with the same task.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_resadapt.backbones import VGG, Backbone, MobileNetV2, ResNet
+from keras_resadapt.boxes import DetectionSettings
+from keras_resadapt.layers.arguments import as_int, as_plain
+from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
 from keras_resadapt.models.mutualnet import MutualNet
 from keras_resadapt.models.rsnet import RSNet
+from keras_resadapt.models.switchable import check_width_range
 from keras_resadapt.models.weights import load_weights_file
 from keras_resadapt.tasks import InstanceSegmentation
 
@@ -44,8 +49,8 @@ def MutualMaskRCNN(
         backbone: `"vgg16"`, `"resnet50"`, `"resnet18"` or `"mobilenet_v2"`.
         width_range: Smallest and largest width multiplier.
         resolutions: Short sides of the images in pixels.
-        max_size: Largest long side of images at the largest resolution, in pixels. It
-            is scaled in proportion for the other resolutions.
+        max_size: Largest long side of images at the largest resolution, an integer in
+            pixels. It is scaled in proportion for the other resolutions.
         weights: `None` for random weights, or the path of a `.weights.h5` file of a
             model with the same arguments, `calibrated` included.
         masks: Whether there is a mask head; Faster R-CNN has none.
@@ -60,7 +65,8 @@ def MutualMaskRCNN(
         ValueError: An argument that cannot work.
     """
     task = _task(num_classes, resolutions, max_size, masks, channels, units, settings)
-    architecture = _backbone(backbone, depths, filters, stem, max(1.0, *width_range))
+    _, widest = check_width_range(width_range)
+    architecture = _backbone(backbone, depths, filters, stem, max(1.0, widest))
     model = MutualNet(architecture, task, width_range, resolutions, name=name, **kwargs)
     return load_weights_file(model, weights)
 
@@ -101,25 +107,46 @@ def RSMaskRCNN(
 def _task(
     num_classes, resolutions, max_size, masks, channels, units, settings
 ) -> InstanceSegmentation:
-    largest = max(resolutions)
-    if not max_size >= largest:
+    largest = check_resolutions(resolutions)[0]
+    if as_int("max_size", max_size) < largest:
         raise ValueError(
             f"`max_size` must be at least the largest resolution, {largest} pixels. "
             f"Received: max_size={max_size!r}"
         )
     return InstanceSegmentation(
-        num_classes, masks, channels, units, max_size / largest, **(settings or {})
+        num_classes,
+        masks,
+        channels,
+        units,
+        max_size / largest,
+        **_check_settings({} if settings is None else settings),
     )
+
+
+def _check_settings(settings) -> dict[str, Any]:
+    """Returns settings with plain values, or raises a `ValueError`."""
+    names = [field.name for field in dataclasses.fields(DetectionSettings)]
+    if not isinstance(settings, Mapping) or not set(settings) <= set(names):
+        raise ValueError(
+            f"`settings` must map some of {names} to their values. "
+            f"Received: settings={settings!r}"
+        )
+    return as_plain(dict(settings))
 
 
 def _backbone(
     name: str, depths, filters, stem: str, head_width: float = 1.0
 ) -> Backbone:
-    sizes = {
-        key: tuple(value)
-        for key, value in (("depths", depths), ("filters", filters))
-        if value is not None
-    }
+    sizes = {}
+    for key, value in (("depths", depths), ("filters", filters)):
+        if value is None:
+            continue
+        if not hasattr(value, "__len__"):
+            raise ValueError(
+                f"`{key}` must be None or have one entry per stage. "
+                f"Received: {key}={value!r}"
+            )
+        sizes[key] = tuple(value)
     if name == "vgg16":
         return VGG(**sizes, stem=stem, name="backbone")
     if name == "resnet50":

@@ -7,13 +7,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resadapt.backend import on_tensorflow_cpu
+from keras_resadapt.backend import on_tensorflow_cpu, on_tpu
 from keras_resadapt.layers import LayerSet
 from keras_resadapt.layers.arguments import with_plain_arguments
 from keras_resadapt.layers.replicas import in_replica, num_replicas, spans_workers
 from keras_resadapt.models.identity import read_identity, write_identity
 from keras_resadapt.models.metrics import metrics_per_output
-from keras_resadapt.models.whole_images import WholeImages
+from keras_resadapt.models.whole_images import (
+    WholeImages,
+    check_workers_have_joined,
+)
 from keras_resadapt.points import NotingPoint, OperatingPoint
 from keras_resadapt.points.recording import symbolic_call
 from keras_resadapt.profile import ProfileRow, profile_point
@@ -314,7 +317,8 @@ class Network(WholeImages, keras.Model):
                 be copied is passed as its class or as a function without arguments
                 that returns a new one.
             jit_compile: `"auto"` compiles where that is faster, so not on a CPU
-                with TensorFlow, where a step would be ten times slower.
+                with TensorFlow, where a step would be ten times slower. XLA cannot
+                compile detection, for which True raises an error.
             loss_weights: Not supported.
 
         Raises:
@@ -330,15 +334,9 @@ class Network(WholeImages, keras.Model):
         self._asked_jit_compile = jit_compile
         if spans_workers():
             if self.task.make_scorer() is not None:
-                raise ValueError(
-                    f"The scores of {type(self.task).__name__} cannot be computed over "
-                    "several workers. Train in one process, on one device or with "
-                    "`training.strategy_scope('mirrored')`."
-                )
+                check_workers_have_joined(self.distribute_strategy)
             _check_for_workers(jit_compile, kwargs.get("steps_per_execution", 1))
-        # XLA has no operations over several workers.
-        if jit_compile == "auto" and (on_tensorflow_cpu() or spans_workers()):
-            jit_compile = False
+        jit_compile = self._without_xla(jit_compile)
         super().compile(
             optimizer=optimizer,
             metrics=self._per_output(metrics),
@@ -358,6 +356,18 @@ class Network(WholeImages, keras.Model):
                 f"Received: gradient_accumulation_steps={accumulation} under "
                 f"a strategy of {num_replicas()} replicas"
             )
+
+    def _without_xla(self, jit_compile):
+        """Returns the `jit_compile` of Keras, or raises a `ValueError`."""
+        if not self.task.compiles and (jit_compile is True or on_tpu()):
+            raise ValueError(
+                "`jit_compile` must be False or 'auto' for a network with the task "
+                f"{type(self.task).__name__}, which XLA cannot compile, and a TPU "
+                f"cannot run. Received: jit_compile={jit_compile!r}"
+            )
+        # XLA has no operations over several workers.
+        slower = on_tensorflow_cpu() or spans_workers() or not self.task.compiles
+        return False if jit_compile == "auto" and slower else jit_compile
 
     def _per_output(self, metrics):
         return metrics_per_output(

@@ -183,7 +183,8 @@ class Int8(Scheme):
         per_channel: Whether weights have one scale per output channel.
         first: Whether the convolution that takes the images is quantized.
         last: Whether the layers that compute the outputs are quantized: the dense
-            layers of classifiers, the last convolution of a decoder.
+            layers of classifiers and of a detector's box head, and the last
+            convolutions of a decoder and of a detector's RPN and mask head.
         private_ranges: Whether each operating point has its own activation
             ranges, as it has its own BatchNormalization. Otherwise all share
             one.

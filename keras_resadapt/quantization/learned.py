@@ -191,7 +191,8 @@ class LearnedQuantization(Scheme):
     The levels of weights are signed sums of a basis, with one basis per output
     channel. The levels of activations are sums of some of the numbers of one
     basis. See `LearnedWeights` and `LearnedActivations`. The convolution that
-    takes the images and the classifiers stay in float.
+    takes the images and the layers that compute the outputs, which are those of
+    `last` of `Int8`, stay in float.
 
     RS-Nets on ResNets adapt their architecture: with quantized activations they
     use pre-activation; with float activations, each residual starts at zero.

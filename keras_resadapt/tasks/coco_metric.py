@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,7 @@ class CocoMetric:
 
     def reset_state(self) -> None:
         """Removes all images."""
-        self._images: dict[int, dict] = {}
-        self._objects: list[dict] = []
-        self._detections: list[dict] = []
+        self._records: dict[int, dict] = {}
 
     def update_state(
         self, targets: Mapping[str, Any], detections: Mapping[str, Any]
@@ -99,21 +97,42 @@ class CocoMetric:
         """
         self.check_targets(targets)
         ids = np.asarray(targets["image_id"]).tolist()
-        rows = []
+        records = []
         for place, image_id in enumerate(ids):
-            if image_id in self._images or image_id in ids[:place]:
+            if image_id in self._records or image_id in ids[:place]:
                 raise ValueError(
                     "Each image must be added once. Call `reset_state` before the next "
                     f"evaluation. Received: image_id={image_id}"
                 )
             size = [int(n) for n in np.asarray(targets["original_size"][place])]
-            objects = self._target_rows(targets, place, image_id, size)
-            found = self._detection_rows(detections, place, image_id, size)
-            rows.append((image_id, size, objects, found))
-        for image_id, (height, width), objects, found in rows:
-            self._images[image_id] = {"id": image_id, "height": height, "width": width}
-            self._objects += objects
-            self._detections += found
+            records.append(
+                {
+                    "image": {"id": image_id, "height": size[0], "width": size[1]},
+                    "objects": self._target_rows(targets, place, image_id, size),
+                    "detections": self._detection_rows(
+                        detections, place, image_id, size
+                    ),
+                }
+            )
+        self.add_records(records)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns what was added, one record per image.
+
+        JSON can represent the records. `add_records` adds them to another metric.
+        """
+        return list(self._records.values())
+
+    def add_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds the images of other metrics of the same data set.
+
+        An image that is already there is left out, so that each image is counted once.
+
+        Args:
+            records: What `records` returned.
+        """
+        for record in records:
+            self._records.setdefault(record["image"]["id"], dict(record))
 
     def result(self) -> dict[str, float]:
         """Returns the scores by name, `box_ap` to `box_ap_large`.
@@ -136,8 +155,8 @@ class CocoMetric:
             row.update(iscrowd=int(crowd), area=float(area))
         if self.masks:
             encoded = encode_masks(np.asarray(targets["masks"][place])[:count], size)
-            for row, mask in zip(rows, encoded):
-                row["segmentation"] = mask
+            for row, one in zip(rows, encoded):
+                row["segmentation"] = _as_text(one)
         return rows
 
     def _detection_rows(self, detections, place, image_id, size) -> list[dict]:
@@ -163,7 +182,7 @@ class CocoMetric:
 
             encoded = encode_masks(detections["masks"][place][:count], size)
             for row, one in zip(rows, encoded):
-                row["segmentation"] = one
+                row["segmentation"] = _as_text(one)
                 row["mask_area"] = float(mask.area(one))
         return rows
 
@@ -179,12 +198,15 @@ class CocoMetric:
         """Returns the scores of boxes (`"bbox"`) or masks (`"segm"`)."""
         from pycocotools.cocoeval import COCOeval
 
-        detections = self._detections
+        objects, detections = (
+            [row for record in self._records.values() for row in record[key]]
+            for key in ("objects", "detections")
+        )
         if kind == "segm":
             detections = [{**row, "area": row["mask_area"]} for row in detections]
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             evaluation = COCOeval(
-                self._data_set(self._objects), self._data_set(detections), kind
+                self._data_set(objects), self._data_set(detections), kind
             )
             evaluation.evaluate()
             evaluation.accumulate()
@@ -199,7 +221,7 @@ class CocoMetric:
         data_set = COCO()
         # Numbers start at 1, because pycocotools takes 0 for "no match".
         data_set.dataset = {
-            "images": list(self._images.values()),
+            "images": [record["image"] for record in self._records.values()],
             "categories": [{"id": label} for label in range(self.num_classes)],
             "annotations": [{**row, "id": 1 + n} for n, row in enumerate(rows)],
         }
@@ -216,6 +238,11 @@ def _box_rows(boxes, classes, image_id) -> list[dict]:
             classes, np.concatenate([boxes[:, :2], sides], axis=1).tolist()
         )
     ]
+
+
+def _as_text(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns run lengths in a form that JSON can represent."""
+    return {**encoded, "counts": encoded["counts"].decode()}
 
 
 def encode_masks(masks: Any, size: Sequence[int]) -> list[dict]:

@@ -6,9 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resadapt.boxes import detection_losses
+from keras_resadapt.boxes import count_samples, detection_losses
 from keras_resadapt.layers.replicas import (
     in_replica,
+    mean_over_replicas,
     num_replicas,
     sum_over_replicas,
 )
@@ -18,7 +19,8 @@ from keras_resadapt.layers.replicas import (
 class DetectionLoss(keras.losses.Loss):
     """The sum of the losses of a Faster or Mask R-CNN; see `boxes.detection_losses`.
 
-    Each replica of a strategy divides by its own number of samples.
+    Under `tf.distribute`, the loss of each replica is divided by the mean number of
+    samples per replica.
 
     Args:
         rpn_beta, box_beta: As for `boxes.DetectionSettings`.
@@ -48,7 +50,10 @@ class DetectionLoss(keras.losses.Loss):
         self, y_pred: Mapping[str, Any], sample_weight: Any = None
     ) -> dict[str, Any]:
         """Returns the terms whose sum is the loss of one replica, by name."""
-        return detection_losses(y_pred, self.rpn_beta, self.box_beta, sample_weight)
+        counts = mean_over_replicas(count_samples(y_pred))
+        return detection_losses(
+            y_pred, self.rpn_beta, self.box_beta, sample_weight, counts
+        )
 
     def get_config(self):
         return {

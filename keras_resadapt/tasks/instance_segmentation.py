@@ -47,9 +47,13 @@ class InstanceSegmentation(Task):
 
     `evaluate` takes the batches of `data.detection_evaluation_batches` and returns
     COCO's average precision at every operating point; see `tasks.CocoMetric`. It needs
-    pycocotools.
+    pycocotools. With several workers, each runs its share of the images.
 
-    It runs on TensorFlow only.
+    A quantized network has quantized layers in its backbone, neck and heads, except for
+    the transposed convolution of the mask head, which stays in float.
+
+    It runs on TensorFlow only, without XLA, because the numbers of boxes that layers
+    take depend on the images.
 
     Args:
         num_classes: Number of classes, without the background.
@@ -70,6 +74,7 @@ class InstanceSegmentation(Task):
     any_shape = True
     padded = True
     takes_targets = True
+    compiles = False
 
     def __init__(
         self,
@@ -145,10 +150,7 @@ class InstanceSegmentation(Task):
         inputs = {"image_size": padded, "sizes": sizes}
         if not training or "boxes" not in targets:
             return inputs
-        targets = dict(targets)
-        if self.masks:
-            targets["masks"] = _pad_masks(targets["masks"], size, padded)
-        return {**inputs, "targets": targets}
+        return {**inputs, "targets": targets, "mask_extent": size}
 
     def prepare_images(
         self, images: Any, resolution: int, sizes: Any = None
@@ -240,6 +242,13 @@ class InstanceSegmentation(Task):
                 "`loss` must be None or a `tasks.DetectionLoss`. "
                 f"Received: loss={loss!r}"
             )
+        betas = self.settings.rpn_beta, self.settings.box_beta
+        if (loss.rpn_beta, loss.box_beta) != betas:
+            raise ValueError(
+                "`loss` must have the `rpn_beta` and the `box_beta` of the task, "
+                f"{betas}, with which the terms of the loss are reported. "
+                f"Received: {(loss.rpn_beta, loss.box_beta)}"
+            )
         return loss
 
     def make_metrics(self, metrics: Sequence | None) -> list:
@@ -298,19 +307,6 @@ def _pad(values: Any, after: list) -> Any:
     import tensorflow as tf
 
     return tf.pad(values, tf.stack([tf.stack(pair) for pair in after]))
-
-
-def _pad_masks(masks: Any, size: tuple, padded: tuple) -> Any:
-    """Returns masks that cover the padded images, to half a pixel of the masks."""
-    after = []
-    for pixels, side, new in zip(ops.shape(masks)[2:], size, padded):
-        if all(isinstance(n, int) for n in (pixels, side, new)):
-            after.append(round(pixels * new / side) - pixels)
-            continue
-        scale = ops.cast(new, "float32") / ops.cast(side, "float32")
-        total = ops.round(ops.cast(pixels, "float32") * scale)
-        after.append(ops.cast(total, "int32") - pixels)
-    return _pad(masks, [(0, 0), (0, 0), *((0, n) for n in after)])
 
 
 def _unpadded(images: Any, sizes: Any) -> list[np.ndarray]:

@@ -31,6 +31,7 @@ class Task:
             any height and width.
         takes_targets: Whether the head compares its outputs with the targets in
             training. The outputs then hold what the loss needs.
+        compiles: Whether XLA can compile the steps of training and inference.
     """
 
     num_classes: int | None = None
@@ -38,6 +39,7 @@ class Task:
     any_shape: bool = False
     padded: bool = False
     takes_targets: bool = False
+    compiles: bool = True
 
     def head(self, layers: LayerSet, strides: Mapping[str, int]) -> Block:
         """Returns a new head, named `"head"`.
@@ -224,10 +226,18 @@ class Task:
     def make_scorer(self) -> Any:
         """Returns an object that scores whole data sets outside of graphs.
 
-        It has the methods `update_state(targets, outputs)` for a batch and
-        `result()`, a dict of numbers in which that of `headline` compares operating
-        points. `Network.evaluate` then computes its scores
-        instead of the loss and the metrics. None for a task with metrics in graphs.
+        `Network.evaluate` then returns its scores instead of the loss and the metrics.
+        It has the methods
+
+        - `check_targets(targets)`, which raises an error for targets that it cannot
+          score;
+        - `update_state(targets, outputs)`, which adds a batch;
+        - `records()`, a list of what was added for each image, which JSON can
+          represent, and `add_records(records)`, which adds the images of another
+          worker, each once;
+        - `result()`, the scores by name. That of `headline` compares operating points.
+
+        None for a task with metrics in graphs.
         """
         return None
 

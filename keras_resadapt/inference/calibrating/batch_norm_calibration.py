@@ -13,6 +13,7 @@ from keras_resadapt.checks import check_integer, check_network
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.models.network import Network
 from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
+from keras_resadapt.profile import channels_of_norms
 
 
 def calibrate_batch_norm(
@@ -34,6 +35,10 @@ def calibrate_batch_norm(
     and again after further training. Any other family can be calibrated too,
     for example a fine-tuned `RSNet`. The statistics of a cascade come from one
     pass through all exits. For a `PointCascade`, its network is calibrated.
+
+    With `frozen_bn=True`, the statistics that the network was trained with are not
+    changed. These are all statistics of an `RSNet`, and those of the full network of
+    a `MutualNet`, whose sub-networks are normalized by their batches.
 
     Args:
         model: A network of this package. It changes only after all images
@@ -57,8 +62,8 @@ def calibrate_batch_norm(
         RuntimeError: On any backend other than TensorFlow and JAX.
         TypeError: If `model` is not a network of this package.
         ValueError: If `num_images` is not a positive integer, there are no
-            points or no images, images have a wrong shape, or the model does
-            not have one of the points.
+            points or no images, images have a wrong shape, the model does
+            not have one of the points, or all statistics of all points are frozen.
 
     Example:
 
@@ -72,6 +77,7 @@ def calibrate_batch_norm(
     points, model = model.points_to_calibrate(points), model.inner_network()
     if hasattr(model, "points_without_statistics"):
         model.points_without_statistics(points)  # validates their names
+    points = _points_to_change(model, points)
 
     collect = _Collector(model)
     averages = [_Average() for _ in points]
@@ -84,8 +90,44 @@ def calibrate_batch_norm(
     for point, average in zip(points, averages):
         norms = collect.norms(point)
         for norm, statistics in zip(norms, average.value, strict=True):
+            if _is_frozen(model, norm, point):
+                continue
             for variable, value in zip(point.statistics(norm), statistics):
                 variable.assign(value)
+
+
+def _points_to_change(model, points) -> list[OperatingPoint]:
+    """Returns the points with statistics that are not frozen.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not getattr(model, "frozen_bn", False):
+        return points
+    changed = [
+        point
+        for point in points
+        if not all(
+            _is_frozen(model, norm, point)
+            for norm, _ in channels_of_norms(model, point)
+        )
+    ]
+    if not changed:
+        raise ValueError(
+            "`model` must have statistics that are not frozen at `points`: "
+            f"{model.name!r} has `frozen_bn=True`, and keeps the statistics that it "
+            f"was trained with. Received: points={[point.name for point in points]}"
+        )
+    return changed
+
+
+def _is_frozen(model, norm, point) -> bool:
+    """Returns whether training uses running statistics that it does not change."""
+    return (
+        getattr(model, "frozen_bn", False)
+        and not norm.trainable
+        and point == getattr(model, "full_point", point)
+    )
 
 
 def _view(model, images, point):
