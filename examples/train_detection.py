@@ -276,7 +276,7 @@ def print_and_plot(table: inference.QueryTable) -> None:
 
 def title() -> str:
     """Returns the title of the plots."""
-    return f"{FLAGS.model} on {FLAGS.dataset}"
+    return f"MutualNet ({FLAGS.model}) on {FLAGS.dataset}"
 
 
 def plot_examples(model, source, points) -> None:
