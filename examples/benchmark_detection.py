@@ -18,8 +18,16 @@ untrained network returns the largest number of detections, 100 per image.
   inference, torch_inference    detections of a batch
   roi_align, torch_roi_align    ROI align of 1024 boxes and its gradient
   nms, torch_nms                NMS of 3000 candidates on 3 levels for each of 2 images
+
+A smaller width and resolution is measured against the largest of the same network. It
+is the paper's Mask R-CNN on a ResNet-50 with all channels, for one image with sides in
+the ratio 3 to 5:
+
+  backbone_r240_w025, backbone_r600_w100    the backbone alone
+  network_r240_w025, network_r600_w100      detections of an image
 """
 
+import functools
 import json
 import os
 import sys
@@ -29,11 +37,22 @@ import detection_batch
 import numpy as np
 import shared_flags
 import tensorflow as tf
-from absl import flags
+from absl import app, flags
 from contestants import Contestant, print_ratios, print_times, work
+from tables import print_table
 
-from keras_resadapt import OperatingPoint, backbones, boxes, heads, timing, training
+import keras_resadapt
+from keras_resadapt import (
+    OperatingPoint,
+    backbones,
+    boxes,
+    heads,
+    inference,
+    timing,
+    training,
+)
 from keras_resadapt.boxes.nms import suppress
+from keras_resadapt.profile import profile_point
 
 SGD = {"learning_rate": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,10 +70,20 @@ flags.DEFINE_integer("rounds", 11, "Timed rounds.", lower_bound=1)
 flags.DEFINE_integer(
     "threads", None, "Threads of each framework; by default, all cores.", lower_bound=1
 )
+flags.DEFINE_list("pairs", None, "Pairs to measure; by default, all of them.")
 flags.DEFINE_string("worker", None, "Internal: what this process measures.")
 
-# The pairs, and the aim of their ratio
-PAIRS = {"train": 1.0, "inference": 0.9, "roi_align": None, "nms": None}
+POINTS = {"r240_w025": OperatingPoint(240, 0.25), "r600_w100": OperatingPoint(600, 1.0)}
+
+# Pairs of contestants, and the aim of the ratio of their times
+PAIRS = {
+    "train": ("torch_train", 1.0),
+    "inference": ("torch_inference", 0.9),
+    "roi_align": ("torch_roi_align", None),
+    "nms": ("torch_nms", None),
+    "backbone_r240_w025": ("backbone_r600_w100", 0.25),
+    "network_r240_w025": ("network_r600_w100", None),
+}
 
 
 # === Contestants: functions that return a step and its number of parameters ===
@@ -119,12 +148,12 @@ def train():
     return lambda: float(update(images, targets)), detector.num_parameters()
 
 
-def inference():
+def detect():
     detector = Detector()
     images, _ = make_batch()
-    detect = tf.function(detector.call)
+    run = tf.function(detector.call)
     return (
-        lambda: [x.numpy() for x in detect(images).values()],
+        lambda: [x.numpy() for x in run(images).values()],
         detector.num_parameters(),
     )
 
@@ -153,6 +182,52 @@ def nms():
     return lambda: [x.numpy() for x in select(*inputs)], 0
 
 
+def make_mutual() -> keras_resadapt.MutualNet:
+    """Returns the network that runs at all of `POINTS`."""
+    resolutions = sorted((p.resolution for p in POINTS.values()), reverse=True)
+    model = keras_resadapt.MutualMaskRCNN(
+        FLAGS.num_classes, "resnet50", resolutions=resolutions
+    )
+    # Proposals are anchors: equally many at all points.
+    model.head.rpn.deltas.kernel.assign(model.head.rpn.deltas.kernel * 0)
+    return model
+
+
+def point_images(model, point: OperatingPoint) -> np.ndarray:
+    """Returns one random image at a point."""
+    shape = (1, *model.image_size_of(point), 3)
+    return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+
+
+def run_part(model, part: str, images, point: OperatingPoint, **kwargs):
+    """Runs the backbone alone, or the whole network."""
+    if part == "backbone":
+        return model.backbone.pyramid(images, point=point, **kwargs)
+    return model(images, point=point, **kwargs)
+
+
+def at_point(part: str, point: OperatingPoint) -> tuple:
+    model = make_mutual()
+    largest = point_images(model, model.full_point)
+    inference.calibrate_batch_norm(model, [(largest,)], [point], verbose=False)
+    run = tf.function(lambda images: run_part(model, part, images, point))
+    images = tf.constant(point_images(model, point))
+    return (
+        lambda: [x.numpy() for x in run(images).values()],
+        sum(int(np.prod(v.shape)) for v in model.trainable_variables),
+    )
+
+
+CONTESTANTS = {
+    **{"train": train, "inference": detect, "roi_align": roi_align, "nms": nms},
+    **{
+        f"{part}_{name}": functools.partial(at_point, part, point)
+        for part in ("backbone", "network")
+        for name, point in POINTS.items()
+    },
+}
+
+
 # === Measurements ===
 
 
@@ -173,13 +248,16 @@ def torch_command(name):
     return [script, json.dumps(arguments)]
 
 
-def measure(name, times, contestants):
+def command_of(name):
+    """Returns the command of a contestant."""
+    if name.startswith("torch"):
+        return torch_command(name)
+    return [__file__, *sys.argv[1:], f"--worker={name}"]
+
+
+def measure(names, times, contestants):
     """Times one pair of contestants, which must be equally large."""
-    other = f"torch_{name}"
-    pair = {
-        name: Contestant([__file__, *sys.argv[1:], f"--worker={name}"]),
-        other: Contestant(torch_command(other)),
-    }
+    pair = {name: Contestant(command_of(name)) for name in names}
     counts = [contestant.num_parameters for contestant in pair.values()]
     assert counts[0] == counts[1], f"Numbers of parameters differ: {counts}"
     functions = {name: contestant.run for name, contestant in pair.items()}
@@ -189,19 +267,44 @@ def measure(name, times, contestants):
     contestants |= pair
 
 
+def print_madds():
+    """Prints the multiply-adds at all of `POINTS`, and their ratio."""
+    model = make_mutual()
+    rows = []
+    for part in ("backbone", "network"):
+        narrow, wide = (
+            profile_point(
+                functools.partial(run_part, model, part, training=True),
+                (*model.image_size_of(point), 3),
+                point,
+            ).madds
+            for point in POINTS.values()
+        )
+        rows.append([part, f"{narrow / 1e9:.2f}", f"{wide / 1e9:.2f}"])
+        rows[-1].append(f"{narrow / wide:.3f}")
+    print_table(["MAdds (G)", *POINTS, "ratio"], rows)
+
+
 def main():
     if FLAGS.worker:
         if FLAGS.threads:
             tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
             tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
-        work(*globals()[FLAGS.worker]())
+        work(*CONTESTANTS[FLAGS.worker]())
         return
+    chosen = FLAGS.pairs or list(PAIRS)
+    if unknown := set(chosen) - PAIRS.keys():
+        raise app.UsageError(
+            f"--pairs must be some of {', '.join(PAIRS)}. "
+            f"Received: {', '.join(sorted(unknown))}"
+        )
     times, contestants = {}, {}
-    for name in PAIRS:
-        measure(name, times, contestants)
+    for name in chosen:
+        measure((name, PAIRS[name][0]), times, contestants)
     print_times(times, contestants)
-    aims = [(name, f"torch_{name}", aim) for name, aim in PAIRS.items()]
-    print_ratios(times, aims)
+    print_ratios(times, [(name, *PAIRS[name]) for name in chosen])
+    if any(name.endswith("r240_w025") for name in chosen):
+        print_madds()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ on the same images:
   single_P    one network for each operating point P of --singles
 
 and computes the average precision of boxes and masks at each operating point, after a
-calibration of BatchNormalization. Each finished training is a line of the results
-file, and the same command continues an interrupted comparison. Prints tables, and
-writes plots to the folder of the results file.
+calibration of BatchNormalization. Each finished training adds one line to the results
+file, and the same command continues an interrupted comparison. Prints tables with the
+multiply-adds of the network and of its backbone alone, since widths change only the
+backbone. Writes plots to the folder of the results file.
 
     python examples/compare_detection.py --dataset=nuclei_dsb --data_dir=DIR \
         --resolutions=256,192,128 --results=runs/detection.jsonl
@@ -28,6 +29,7 @@ from tables import print_table
 
 import keras_resadapt
 from keras_resadapt import OperatingPoint, analysis, data, inference, training
+from keras_resadapt.profile import profile_point
 
 FLAGS = flags.FLAGS
 shared_flags.define_integers(
@@ -178,41 +180,85 @@ def run(name, points, arguments, seed, sources) -> dict:
     }
 
 
+def backbone_madds() -> dict[str, int]:
+    """Returns the backbone's multiply-adds at each operating point, by name.
+
+    They do not depend on the kind of training. The neck and the heads, which have all
+    channels at every width, are not counted.
+    """
+    points = list(grid().values())
+    widths = [point.width for point in points]
+    model = build_model(
+        1,
+        {
+            "width_range": (min(widths), max(widths)),
+            "resolutions": tuple(FLAGS.resolutions),
+        },
+    )
+
+    def run_backbone(images, point):
+        return model.backbone.pyramid(images, point=point, training=True)
+
+    return {
+        point.name: profile_point(
+            run_backbone, (*model.image_size_of(point), 3), point
+        ).madds
+        for point in points
+    }
+
+
+def collect(rows: list[dict], score: str) -> dict[str, dict[str, list[float]]]:
+    """Returns a score of all seeds in percent, by kind of training and point."""
+    cells = {row["run"].split("_")[0]: {} for row in rows}
+    for row in rows:
+        column = cells[row["run"].split("_")[0]]
+        for name, scores in row["scores"].items():
+            column.setdefault(name, []).append(100 * scores[score])
+    return cells
+
+
 def summarize(rows: list[dict]) -> None:
     """Prints one table per score, and plots it against multiply-adds."""
-    columns = dict.fromkeys(row["run"].split("_")[0] for row in rows)
+    madds = {}
+    for row in rows:
+        madds |= row["madds"]
+    names = sorted(madds, key=madds.get, reverse=True)
+    of_backbone = backbone_madds()
     for score in SCORES:
-        cells = {column: {} for column in columns}
-        madds = {}
-        for row in rows:
-            madds |= row["madds"]
-            for name, scores in row["scores"].items():
-                column = cells[row["run"].split("_")[0]]
-                column.setdefault(name, []).append(100 * scores[score])
-        names = sorted(madds, key=madds.get, reverse=True)
+        cells = collect(rows, score)
         print(f"\n{score} in percent:")
         print_table(
-            ["operating point", "MAdds (M)", *columns],
+            ["operating point", "MAdds (M)", "of the backbone", *cells],
             [
                 [
                     name,
                     f"{madds[name] / 1e6:.0f}",
-                    *(mean_and_spread(cells[c].get(name, [])) for c in columns),
+                    f"{of_backbone[name] / 1e6:.0f}",
+                    *(mean_and_spread(cells[c].get(name, [])) for c in cells),
                 ]
                 for name in names
             ],
         )
-        curves = {
-            column: [
-                (name, madds[name], statistics.mean(cells[column][name]) / 100)
-                for name in names
-                if name in cells[column]
-            ]
-            for column in columns
-        }
-        plot = f"{os.path.splitext(FLAGS.results)[0]}_{score}.png"
-        analysis.plot_accuracy_cost(curves, plot, title=FLAGS.dataset, metric=score)
-        print(f"The plot is {plot}")
+        seeds = len({row["seed"] for row in rows})
+        title = FLAGS.dataset + (f", mean of {seeds} seeds" if seeds > 1 else "")
+        plot_score(score, cells, madds, title)
+
+
+def plot_score(score: str, cells: dict, madds: dict[str, int], title: str) -> None:
+    """Plots the mean of a score over the seeds against multiply-adds (figure 8)."""
+    curves = {
+        column: sorted(
+            (
+                (name, madds[name], statistics.mean(values) / 100)
+                for name, values in of_column.items()
+            ),
+            key=lambda row: row[1],
+        )
+        for column, of_column in cells.items()
+    }
+    path = f"{os.path.splitext(FLAGS.results)[0]}_{score}.png"
+    analysis.plot_accuracy_cost(curves, path, title, metric=score.replace("_ap", " AP"))
+    print(f"The plot is {path}")
 
 
 def main():

@@ -370,6 +370,7 @@ def test_latency_arguments(tiny):
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"batch_size": 1.5}, "`batch_size` must be a positive integer"),
         ({"repeats": True}, "`repeats` must be a positive integer"),
+        ({"data": []}, "`data` must be None for a network without detections"),
     ):
         with pytest.raises(ValueError, match=message):
             inference.measure_latency(tiny, **kwargs)

@@ -346,6 +346,37 @@ def test_query_table(calibrated, source, tmp_path):
 
 
 @pytest.mark.slow
+def test_latency_is_measured_on_the_images(calibrated, source, monkeypatch):
+    """The passes run other images in turn; those of a table are the evaluated ones."""
+    point, data = OperatingPoint(48, 0.5), list(evaluation(source))
+    seen = []
+    run_at = calibrated.run_at
+
+    def run(point, images, targets):
+        seen.append((np.array(images), np.array(targets["size"])))
+        return run_at(point, images, targets)
+
+    monkeypatch.setattr(calibrated, "run_at", run)
+    ms = inference.measure_latency(calibrated, [point], 1, 2, data[:2])
+    assert list(ms) == ["r48_w050"] and ms["r48_w050"] > 0
+    expected = np.concatenate([images[1] for images, _ in data[:2]])
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in seen]), expected)
+    assert all(size.tolist() == [[48, 48]] for _, size in seen)
+
+    seen.clear()  # a batch of three of two images, on a network with one batch
+    inference.measure_latency(calibrated, [point], 3, 1, data[:1])
+    np.testing.assert_array_equal(seen[0][0], data[0][0][1].numpy()[[0, 1, 0]])
+
+    seen.clear()
+    inference.QueryTable.measure(
+        calibrated, iter(data), [0.5], [48], repeats=1, verbose=False
+    )
+    assert len(seen) == len(data) + 3 and all(x.max() > 0 for x, _ in seen)
+    with pytest.raises(ValueError, match="`data` must have at least one batch"):
+        inference.measure_latency(calibrated, [point], data=[])
+
+
+@pytest.mark.slow
 def test_saving(calibrated, tmp_path):
     calibrated.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

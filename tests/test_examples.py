@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import make_tiny, make_tiny_cascade, randomize
 from example_scripts import (
     EXAMPLES,
@@ -145,6 +146,79 @@ def test_mutualnet_from_training_to_its_table(tmp_path, images):
         f"--tables={first}/query_table.json,{second}/query_table.json",
     )
     assert "first" in output
+
+
+@pytest.mark.slow
+def test_detection_from_an_interrupted_training_to_its_table(tmp_path, monkeypatch):
+    """Interrupted after the first of two steps; resumed, calibrated and measured."""
+    run = tmp_path / "run"
+    arguments = (
+        f"--output_dir={run}",
+        f"--dataset={write_coco_folder(tmp_path / 'coco')}",
+        *("--resolutions=32", "--max_size=32", "--width_range=1,1", "--widths=1"),
+        *("--filters=4,4,4,4", "--channels=4", "--units=8", "--num_random_widths=0"),
+        *("--batch_size=2", "--epochs=1", "--checkpoint_every=1", "--examples=1"),
+    )
+    save = training.Checkpoint.on_train_batch_begin
+
+    def save_and_interrupt(self, batch, logs=None):
+        save(self, batch, logs)
+        if batch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Checkpoint, "on_train_batch_begin", save_and_interrupt)
+        result = run_script("train_detection", *arguments)
+    assert result.code == 1
+    assert "--resume continues after step 1 of epoch 1." in result.error
+    # As of a run whose training goes on after it was measured
+    inference.QueryTable((), "of another model").save(run / "query_table.json")
+
+    output = check_script("train_detection", *arguments, "--resume")
+    assert "Resuming after step 1 of epoch 1." in output
+    assert "| name" in output and "mask_ap50" in output
+    assert len((run / "log.csv").read_text().splitlines()) == 2
+    # The recipe's, without which small networks diverge
+    assert json.loads((run / "flags.json").read_text())["warmup_epochs"] == 1
+    table = json.loads((run / "query_table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["r32_w100"]
+    assert (run / "examples.png").stat().st_size > 5000
+    model = keras.models.load_model(run / "model.keras")
+    assert [point.name for point in model.operating_points] == ["r32_w100"]
+
+
+def write_coco_folder(folder):
+    """Writes images with one rectangle each, in the layout of COCO."""
+    (folder / "annotations").mkdir(parents=True)
+    x1, y1, x2, y2 = 4, 6, 20, 26
+    image = np.zeros((32, 32, 3), "uint8")
+    image[y1:y2, x1:x2] = 255
+    encoded = tf.io.encode_png(image).numpy()
+    for split, count in (("train", 4), ("val", 2)):
+        (folder / split).mkdir()
+        images = [
+            {"id": i, "file_name": f"{i}.png", "height": 32, "width": 32}
+            for i in range(count)
+        ]
+        for entry in images:
+            (folder / split / entry["file_name"]).write_bytes(encoded)
+        rectangle = {
+            "category_id": 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+            "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+        }
+        content = {
+            "images": images,
+            "annotations": [
+                {"id": i, "image_id": i, **rectangle} for i in range(count)
+            ],
+            "categories": [{"id": 1, "name": "rectangle"}],
+        }
+        path = folder / "annotations" / f"instances_{split}.json"
+        path.write_text(json.dumps(content))
+    return folder
 
 
 @pytest.mark.slow

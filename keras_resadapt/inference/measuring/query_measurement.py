@@ -1,8 +1,11 @@
 """Measurement of the rows of a query table."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import keras
 import numpy as np
 
 from keras_resadapt.checks import check_integer
@@ -16,6 +19,9 @@ from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
 from keras_resadapt.points.operating_point import OperatingPoint
+
+# Number of images on which the latency of a detection network is measured
+_IMAGES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +79,19 @@ def measure_points(
     verbose: bool,
 ) -> list[QueryRow]:
     """Returns one row per operating point of a switchable network."""
+    measure = measure_latency
     if model.task.make_scorer() is None:
         accuracy = measure_scores(model, data, points, verbose)
         scores = [{}] * len(points)
     else:
-        measured = model.score_points(data, points)
+        batches = iter(data)
+        first = _first_batches(batches)
+        measure = functools.partial(measure_latency, data=first)
+        measured = model.score_points(itertools.chain(first, batches), points)
         scores = [_without_nan(measured[point.name]) for point in points]
         headline = model.task.make_scorer().headline
         accuracy = [of_point.get(headline, 0.0) for of_point in scores]
-    ms = latency.measure(measure_latency, model, points)
+    ms = latency.measure(measure, model, points)
     return [
         QueryRow(
             row.point.name,
@@ -94,6 +104,17 @@ def measure_points(
         )
         for row, correct, of_point in zip(model.profile(points), accuracy, scores)
     ]
+
+
+def _first_batches(batches: Iterator) -> list:
+    """Takes batches until they have the images on which latency is measured."""
+    taken, number = [], 0
+    for batch in batches:
+        taken.append(batch)
+        number += len(keras.tree.flatten(batch)[0])
+        if number >= _IMAGES:
+            break
+    return taken
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float]:

@@ -77,9 +77,13 @@ class QueryTable:
         all resolutions. A cascade is measured at each exit and, with
         `held_out`, with the thresholds for several budgets.
 
+        Latencies are measured on images of zeros, those of a detection network on the
+        first images of `data`; see `measure_latency`.
+
         Args:
             model: A network of this package.
-            data: Batches (images, labels), as for `collect_logits`.
+            data: Batches (images, labels), as for `collect_logits`; for detection,
+                as for `Network.score_points`.
             widths: The widths of a `MutualNet`: a list, or the step from the
                 largest to the smallest.
             resolutions: Resolutions of a switchable network, in pixels; by
