@@ -97,8 +97,7 @@ def exiting_when_stuck(
     """Exits with the code `WORKER_LOST` when this worker makes no progress.
 
     Args:
-        worker_timeout: How long the other workers wait for this one, in seconds. It
-            exits after twice this time.
+        worker_timeout: How long a worker may make no progress, in seconds.
 
     Yields:
         The callbacks of `fit`.
@@ -110,13 +109,14 @@ def exiting_when_stuck(
     def end():
         faulthandler.dump_traceback(sys.__stderr__)
         print(
-            f"error: This worker has made no progress for {2 * worker_timeout:g} s, "
-            f"while the others waited for it. {_HOW_TO_RESUME}",
+            f"error: Worker {training.workers.worker_index()} has made no progress for "
+            f"{worker_timeout:g} s. It is stuck, or waits for another worker that is; "
+            f"the traces above show where. {_HOW_TO_RESUME}",
             file=sys.stderr,
         )
         _exit(WORKER_LOST)
 
-    with training.Watchdog(2 * worker_timeout, end) as watchdog:
+    with training.Watchdog(worker_timeout, end) as watchdog:
         yield [watchdog]
 
 

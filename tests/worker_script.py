@@ -34,7 +34,7 @@ EAGER = ("learned", "msnet", "ranet")
 CLASSES = 3
 BATCH = 6
 # Seconds that workers wait with `--stuck`
-STUCK = 4
+STUCK = 10
 SMALL = dict(depths=(1,), filters=(8,), stem="small")
 
 
@@ -157,6 +157,15 @@ class Die(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Sleep(keras.callbacks.Callback):
+    """Makes the last worker sleep after a step, while the others begin the next one."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if training.workers.worker_index() == training.num_workers() - 1:
+            print("sleeps", flush=True)
+            time.sleep(100)
+
+
 def train_all(families: list[str]) -> tuple[dict, dict]:
     """Trains families, and returns arrays and messages for the tests."""
     found, notes = {}, {}
@@ -216,6 +225,13 @@ def run_scripts(folder: pathlib.Path, index: int) -> dict[str, Any]:
     return notes
 
 
+def fit_for_long(family: str, *callbacks: keras.callbacks.Callback) -> None:
+    """Trains until a callback ends the process."""
+    with training.strategy_scope("multi_worker"):
+        model = make(family)
+        model.fit(batches(family), epochs=99, verbose=0, callbacks=callbacks)
+
+
 def end(how: str) -> None:
     """Ends the workers as a training script does, each in its own way."""
     last = training.workers.worker_index() == training.num_workers() - 1
@@ -225,20 +241,17 @@ def end(how: str) -> None:
         script.failing_alone(),
     ):
         if how == "--killed":
-            with training.strategy_scope("multi_worker"):
-                model = make("rsnet")
-                model.fit(batches("rsnet"), epochs=99, verbose=0, callbacks=[Die()])
+            fit_for_long("rsnet", Die())
         elif how == "--failed" and last:
             raise ZeroDivisionError
-        elif how == "--stuck" and last:
-            with script.exiting_when_stuck(STUCK):
-                time.sleep(100)
+        elif how == "--stuck":
+            with script.exiting_when_stuck(STUCK) as watchdog:
+                fit_for_long("msnet", Sleep(), *watchdog)
         training.gather_from_workers("waits")
 
 
 def main(folder: pathlib.Path, families: list[str], how: str) -> None:
-    timeout = STUCK if how == "--stuck" else 60
-    scope = training.strategy_scope("multi_worker", timeout_seconds=timeout)
+    scope = training.strategy_scope("multi_worker", timeout_seconds=60)
     index = training.workers.worker_index()
     with scope:
         found, notes = train_all(families)

@@ -34,9 +34,10 @@ def strategy_scope(
             else a SLURM step, describes; each uses all GPUs that it sees. It must be
             called before TensorFlow runs an operation.
         timeout_seconds: For `"multi_worker"`: how long a worker waits for another
-            one before it ends with an error, at the start and in each step. It must
-            exceed the time in which one worker compiles, validates or saves while
-            the others wait.
+            one before it ends with an error, at the start and in the functions that
+            all workers call together. It must exceed the time in which one worker
+            compiles, validates or saves while the others wait. In the steps of
+            `fit`, `Watchdog` ends workers that wait.
 
     Raises:
         ValueError: If `name` is not one of `STRATEGIES`, or if there is no valid

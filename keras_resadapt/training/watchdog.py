@@ -11,26 +11,23 @@ import keras
 class Watchdog(keras.callbacks.Callback, contextlib.AbstractContextManager):
     """Calls a function when `fit` has made no progress for a time.
 
-    With several workers, an operation of all workers ends with an error when one of
-    them is missing for longer than the time limit of the strategy. The missing worker
-    itself may be stuck, for example in a file system that does not respond. It
-    receives no error, and its process would have to be killed by hand. This callback
-    ends it instead:
+    With several workers, each step waits for all of them. If one is stuck, for example
+    in a file system that does not respond, no worker receives an error. This callback
+    ends both the stuck worker and those that wait for it:
 
         def end():
             faulthandler.dump_traceback()
             os._exit(69)
 
-        with training.Watchdog(2 * training.WORKER_TIMEOUT, end) as watchdog:
+        with training.Watchdog(training.WORKER_TIMEOUT, end) as watchdog:
             model.fit(batches, callbacks=[watchdog])
 
     The time starts with the block, and again when a step, a validation step or an
     epoch begins or ends.
 
     Args:
-        timeout_seconds: The time limit. It should be larger than that of the
-            strategy, so that a worker that waits for another one ends with the error
-            of the strategy.
+        timeout_seconds: The time limit. With several workers, it must exceed the time
+            in which one of them compiles, validates or saves while the others wait.
         on_timeout: Called without arguments in a thread of its own. The main thread
             is stuck, so that raising an error has no effect.
 

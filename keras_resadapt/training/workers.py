@@ -15,13 +15,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_resadapt.layers.replicas import gather_from_replicas
 from keras_resadapt.training.cluster import find_cluster
 from keras_resadapt.training.rendezvous import meet
 
-# The strategy of this process after it has joined a cluster, which it does once
-_JOINED: list = []
+# The strategy of this process after it has joined a cluster, which it does once, and
+# how long its gathers wait for the other workers, in seconds
+_JOINED: list[tuple[Any, float]] = []
+
+# Small enough that sending begins before the last gradient is known
+_BYTES_PER_SUM = 4 * 1024**2
 
 
 def join_cluster(timeout_seconds: float) -> Any:
@@ -31,7 +35,7 @@ def join_cluster(timeout_seconds: float) -> Any:
 
     Args:
         timeout_seconds: How long to wait for another worker, at the start and in
-            every operation of all workers.
+            `gather_from_workers`. `Watchdog` limits the time of the steps of `fit`.
 
     Raises:
         RuntimeError: If TensorFlow has run an operation in this process.
@@ -39,7 +43,7 @@ def join_cluster(timeout_seconds: float) -> Any:
             between the workers, has a port that is in use, or is not complete in time.
     """
     if _JOINED:
-        return _JOINED[0]
+        return _JOINED[0][0]
     import tensorflow as tf
 
     if not timeout_seconds > 0:
@@ -52,11 +56,13 @@ def join_cluster(timeout_seconds: float) -> Any:
     meet(cluster, timeout_seconds)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         cluster_resolver=cluster.resolver(),
+        # Not `timeout_seconds`, with which every operation starts threads that sleep
+        # until the time limit: a step of a ResNet-18 would add 80 of them.
         communication_options=tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=timeout_seconds
+            bytes_per_pack=_BYTES_PER_SUM
         ),
     )
-    _JOINED.append(strategy)
+    _JOINED.append((strategy, timeout_seconds))
     return strategy
 
 
@@ -82,14 +88,15 @@ def num_workers() -> int:
     """Returns the number of workers of the cluster that this process has joined."""
     if not _JOINED:
         return 1
-    return sum(map(len, _JOINED[0].cluster_resolver.cluster_spec().as_dict().values()))
+    strategy, _ = _JOINED[0]
+    return sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values()))
 
 
 def worker_index() -> int:
     """Returns the index of this process among the workers; 0 is the chief."""
     if not _JOINED:
         return 0
-    resolver = _JOINED[0].cluster_resolver
+    resolver = _JOINED[0][0].cluster_resolver
     chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
     return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
 
@@ -118,24 +125,31 @@ def gather_from_workers(value: Any) -> list:
     text = json.dumps([worker_index(), value])
     if num_workers() == 1:
         return [json.loads(text)[1]]
-    import tensorflow as tf
 
     # Collective operations have no bytes.
-    sent = tf.constant(list(text.encode() + b"\n"), tf.int32)
-    received = bytes(_gather_function(_JOINED[0])(sent).numpy().tolist())
+    sent = np.frombuffer(text.encode() + b"\n", "uint8").astype("int32")
+    received = _gather_function(*_JOINED[0])(sent).numpy().astype("uint8").tobytes()
     # Each replica of a worker sends a copy.
     by_worker = dict(json.loads(line) for line in received.splitlines())
     return [by_worker[index] for index in sorted(by_worker)]
 
 
 @functools.cache
-def _gather_function(strategy):
+def _gather_function(strategy, timeout_seconds: float):
     """Returns a function that joins the vectors of all workers."""
     import tensorflow as tf
 
+    options = tf.distribute.experimental.CommunicationOptions(
+        timeout_seconds=timeout_seconds
+    )
+
+    def gather_in_replica(vector):
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(tf.identity(vector), axis=0, options=options)
+
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
     def gather(vector):
-        joined = strategy.run(gather_from_replicas, args=(vector,))
+        joined = strategy.run(gather_in_replica, args=(vector,))
         return strategy.experimental_local_results(joined)[0]
 
     return gather
