@@ -125,12 +125,12 @@ class Epochs:
         else:
             images_per_epoch = self.source.num_examples
         # Traced once, for the images and for their substitutes
-        element_of = tf.function(make_element)
+        element_of = tf.function(make_element, autograph=False)
 
         def is_read(place, record):
             return place % self.batch_size // rows == index
 
-        # Conversion would take longer than all else. `make_element` is converted.
+        # Conversion would take longer than all else.
         @tf.autograph.experimental.do_not_convert
         def one_epoch(epoch):
             epoch_seed = int(self.seed) * 1_000_003 + 2 * epoch
