@@ -123,7 +123,6 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("examples", 4, "Images in the gallery.", lower_bound=1)
 FLAGS.set_default("batch_size", RECIPE.batch_size)
-FLAGS.set_default("warmup_epochs", RECIPE.warmup_epochs)
 
 
 def build_model(num_classes: int) -> keras_resadapt.MutualNet:

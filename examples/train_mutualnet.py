@@ -27,10 +27,10 @@ computed on training images. Then all of them are measured and written to
 """
 
 import functools
-import os
 
 import command_line  # first: it silences TensorFlow
 import keras
+import query_tables
 import shared_flags
 import training_script
 from absl import app, flags
@@ -192,12 +192,7 @@ def measure(
 ) -> inference.QueryTable:
     """Measures the query table, or continues its measurement."""
     path = training_script.path_of("query_table.json")
-    if os.path.exists(path):
-        try:
-            inference.QueryTable.load(path, model)
-        except ValueError as error:
-            print(f"{path} is measured again: {error}")
-            os.remove(path)
+    query_tables.remove_table_of_another_model(path, model)
     return inference.QueryTable.measure(
         model,
         training_script.evaluation_batches(sources.validation, model),

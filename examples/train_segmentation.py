@@ -74,7 +74,7 @@ flags.DEFINE_string(
     "needs torch.",
 )
 flags.DEFINE_float("color_jitter", 0.0, "Strength of color changes.", 0.0, 0.99)
-FLAGS.set_default("batch_size", 8)
+FLAGS.set_default("batch_size", RECIPE.batch_size)
 flags.DEFINE_integer("examples", 4, "Images in the gallery.", lower_bound=1)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import command_line
 import keras
+import numpy as np
 import shared_flags
 import tensorflow as tf
 from absl import app, flags
@@ -104,7 +105,12 @@ flags.DEFINE_float(
 flags.DEFINE_enum(
     "schedule", "recipe", ["recipe", "cosine"], "Schedule of the learning rate."
 )
-flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.", lower_bound=0.0)
+flags.DEFINE_float(
+    "warmup_epochs",
+    None,
+    "Epochs of linear warm-up; the recipe's by default.",
+    lower_bound=0.0,
+)
 flags.DEFINE_float(
     "label_smoothing", 0.0, "Label smoothing.", lower_bound=0.0, upper_bound=1.0
 )
@@ -520,12 +526,12 @@ def change(recipe: training.Recipe) -> training.Recipe:
     """Returns the recipe with the changes of the flags."""
     changes = {
         name: getattr(FLAGS, name)
-        for name in ("epochs", "learning_rate", "weight_decay")
+        for name in ("epochs", "learning_rate", "weight_decay", "warmup_epochs")
         if getattr(FLAGS, name) is not None
     }
     if FLAGS.schedule == "cosine":
         changes["milestones"] = None
-    return dataclasses.replace(recipe, warmup_epochs=FLAGS.warmup_epochs, **changes)
+    return dataclasses.replace(recipe, **changes)
 
 
 def start_or_resume(
@@ -589,6 +595,25 @@ def forget_epochs(log_path: str, finished: int) -> None:
         )
 
 
+class StopAtDivergence(keras.callbacks.Callback):
+    """Raises a `ValueError` after an epoch that made weights infinite or NaN.
+
+    A single step with such a loss is not an error: in half precision, the optimizer
+    leaves it out.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        if np.isfinite(logs["loss"]):
+            return
+        for weight in self.model.trainable_variables:
+            if not np.isfinite(weight).all():
+                raise ValueError(
+                    f"The training has diverged in epoch {epoch + 1}: {weight.path} is "
+                    "not finite. Start again with a smaller --learning_rate or more "
+                    f"--warmup_epochs. Received: loss={logs['loss']}"
+                )
+
+
 def train(
     state: training.TrainingState,
     sources: Sources,
@@ -618,7 +643,12 @@ def train(
                 initial_epoch=state.epoch,
                 steps_per_epoch=steps,
                 validation_data=validation,
-                callbacks=[*logging_callbacks(state.epoch), checkpoint, *callbacks],
+                callbacks=[
+                    StopAtDivergence(),
+                    *logging_callbacks(state.epoch),
+                    checkpoint,
+                    *callbacks,
+                ],
                 verbose="auto" if training.is_chief() else 0,
             )
     except tf.errors.InvalidArgumentError:

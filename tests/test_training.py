@@ -415,3 +415,28 @@ def test_xla_over_replicas_is_refused():
             model.compile(jit_compile=True)
         model.compile(jit_compile="auto")
         assert not model.jit_compile
+
+
+def test_recipes_of_the_scripts_warm_up():
+    with script("train_segmentation") as segmentation:
+        flags = segmentation.FLAGS
+        flags(["train_segmentation", "--output_dir=none"])
+        recipe = segmentation.training_script.change(segmentation.RECIPE)
+        assert recipe == segmentation.RECIPE
+        assert recipe.warmup_epochs == 1
+        flags(["train_segmentation", "--output_dir=none", "--warmup_epochs=0"])
+        recipe = segmentation.training_script.change(segmentation.RECIPE)
+        assert recipe.warmup_epochs == 0
+
+
+def test_a_diverged_training_stops():
+    model = make_tiny(resolutions=(16,))
+    with script("train_rsnet") as train_rsnet:
+        stop = train_rsnet.training_script.StopAtDivergence()
+    stop.set_model(model)
+    stop.on_epoch_end(0, {"loss": float("nan")})  # a step that was left out
+    weight = model.trainable_variables[1]
+    weight.assign(weight * float("nan"))
+    stop.on_epoch_end(0, {"loss": 1.0})
+    with pytest.raises(ValueError, match=f"diverged in epoch 3: {weight.path}.*=nan"):
+        stop.on_epoch_end(2, {"loss": float("nan")})
