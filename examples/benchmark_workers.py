@@ -36,7 +36,7 @@ from keras_resadapt.training.checkpoint_file import list_checkpoints
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("measure", "scaling", ["scaling", "kills"], "What to measure.")
 flags.DEFINE_integer("images_per_worker", 32, "Images per step and worker.")
-flags.DEFINE_integer("resolution", 96, "Resolution in pixels.")
+flags.DEFINE_integer("resolution", 224, "Resolution in pixels.")
 flags.DEFINE_integer("steps", 10, "Timed steps.", lower_bound=1)
 flags.DEFINE_integer("kills", 30, "Trainings that are killed.", lower_bound=1)
 flags.DEFINE_string("result", None, "Internal: where this process writes its result.")

@@ -16,6 +16,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+# Otherwise glibc returns the memory of the gradients to the system after each step.
+KEEP_MEMORY = {"MALLOC_TOP_PAD_": "200000000"}
+
 
 def free_addresses(count: int) -> list[str]:
     """Returns addresses of this machine whose ports are free."""
@@ -51,7 +54,7 @@ def start_workers(
         processes.append(
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
-                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                env={**KEEP_MEMORY, **os.environ, "TF_CONFIG": json.dumps(config)},
                 **options_of(index),
             )
         )

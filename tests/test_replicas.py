@@ -189,8 +189,9 @@ def test_channels_that_are_unknown_before_the_step(strategy):
     """A width that is drawn in each step."""
     x = images()
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 4, 4, None))])
+    @tf.function
     def normalize(x):
+        x = tf.compat.v1.placeholder_with_default(x, (None, 4, 4, None))
         ones = tf.ones(tf.shape(x)[-1:])
         return normalize_over_replicas(x, ones, ones, ones, 1e-3)[0]
 

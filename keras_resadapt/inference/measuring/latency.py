@@ -89,7 +89,8 @@ def _passes_over(
     batches = list(_batches_of(data, batch_size))
     if not batches:
         raise ValueError("`data` must have at least one batch.")
-    views, functions = {}, {}
+    views: dict[int | None, list] = {}
+    functions: dict[str, Callable[[], Any]] = {}
     for point in points:
         if point.resolution not in views:
             views[point.resolution] = [
