@@ -127,23 +127,23 @@ def measure_step() -> None:
     """Measures the step of this worker."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     scope = training.strategy_scope("none" if FLAGS.alone else "multi_worker")
-    workers = training.num_workers()
-    batch_size = FLAGS.images_per_worker * workers
     rng = np.random.default_rng(0)
-    size = (batch_size, FLAGS.resolution, FLAGS.resolution, 3)
+    size = (FLAGS.images_per_worker, FLAGS.resolution, FLAGS.resolution, 3)
     images = rng.uniform(0, 255, size).astype("float32")
-    labels = rng.integers(0, NUM_CLASSES, batch_size)
-    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
+    labels = rng.integers(0, NUM_CLASSES, FLAGS.images_per_worker)
+
+    def shard_of_batches(shard):
+        return tf.data.Dataset.from_tensors((images, labels)).repeat()
+
     with scope:
         model = keras_resadapt.RSNet18(NUM_CLASSES, (FLAGS.resolution,))
         model.compile(training.SGD(0.01))
+        batches = training.distribute(
+            shard_of_batches, FLAGS.images_per_worker * training.num_workers()
+        )
     times = StepTimes()
     model.fit(
-        batches.with_options(options),
+        batches,
         steps_per_epoch=WARM_UP + FLAGS.steps,
         epochs=1,
         verbose=0,

@@ -506,5 +506,5 @@ def test_a_stuck_worker_ends_with_the_others(tmp_path):
     assert wait_for(start(2, tmp_path, "--stuck"), 100) == [69, 69]
     assert "sleeps" in log_of(tmp_path, 1)
     for index in range(2):
-        message = f"Worker {index} has made no progress for 10 s"
+        message = f"Worker {index} has made no progress for 8 s"
         assert message in log_of(tmp_path, index)

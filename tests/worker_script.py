@@ -34,7 +34,7 @@ EAGER = ("learned", "msnet", "ranet")
 CLASSES = 3
 BATCH = 6
 # Seconds that workers wait with `--stuck`
-STUCK = 10
+STUCK = 8
 SMALL = dict(depths=(1,), filters=(8,), stem="small")
 
 
