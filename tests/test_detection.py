@@ -1,5 +1,6 @@
 """Networks for detection and instance segmentation: training to export."""
 
+import detection_worker_script
 import keras
 import numpy as np
 import pytest
@@ -25,31 +26,16 @@ from keras_resadapt.quantization import (
 )
 
 SETTINGS = {
+    **detection_worker_script.SMALL["settings"],
     "anchor_sizes": (12, 24, 48),
-    "rpn_candidates": (24, 20),
-    "rpn_proposals": (20, 16),
-    "rpn_samples": 16,
-    "box_samples": 16,
-    "score_threshold": 0.0,
-    "max_detections": 6,
 }
 SMALL = {
-    "backbone": "resnet18",
-    "resolutions": (64, 48),
-    "max_size": 64,
+    **detection_worker_script.SMALL,
     "depths": (1, 1),
     "filters": (16, 16),
-    "channels": 8,
-    "units": 8,
     "settings": SETTINGS,
 }
-TINY = {
-    **SMALL,
-    "resolutions": (64,),
-    "depths": (1,),
-    "filters": (8,),
-    "settings": {**SETTINGS, "anchor_sizes": (12, 24)},
-}
+TINY = {**detection_worker_script.SMALL, "resolutions": (64,)}
 TERMS = ("objectness", "rpn_box", "class", "box", "mask")
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 

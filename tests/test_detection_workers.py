@@ -120,7 +120,7 @@ def workers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(workers):
-    """What one process finds."""
+    """The results of one process."""
     script = detection_worker_script
     return script.train_and_score(script.make())
 

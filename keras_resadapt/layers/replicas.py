@@ -76,11 +76,17 @@ def rows_of_replica(count) -> tuple:
     return replica * count, num_replicas() * count
 
 
-def gather_from_replicas(tensor):
-    """Returns the replicas' tensors, concatenated along the first axis."""
+def gather_from_replicas(tensor, options=None):
+    """Returns the replicas' tensors, concatenated along the first axis.
+
+    Args:
+        tensor: Tensor whose first axis may have another length in each replica.
+        options: `tf.distribute.experimental.CommunicationOptions`; by default those of
+            the strategy.
+    """
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
     if context is None:
         return tensor
-    return context.all_gather(tf.identity(tensor), axis=0)
+    return context.all_gather(tf.identity(tensor), axis=0, options=options)

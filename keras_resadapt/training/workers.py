@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resadapt.layers.replicas import gather_from_replicas
 from keras_resadapt.training.cluster import find_cluster
 from keras_resadapt.training.rendezvous import meet
 
@@ -143,13 +144,9 @@ def _gather_function(strategy, timeout_seconds: float):
         timeout_seconds=timeout_seconds
     )
 
-    def gather_in_replica(vector):
-        context = tf.distribute.get_replica_context()
-        return context.all_gather(tf.identity(vector), axis=0, options=options)
-
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
     def gather(vector):
-        joined = strategy.run(gather_in_replica, args=(vector,))
+        joined = strategy.run(gather_from_replicas, args=(vector, options))
         return strategy.experimental_local_results(joined)[0]
 
     return gather
