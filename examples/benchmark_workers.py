@@ -4,9 +4,10 @@
     python examples/benchmark_workers.py --measure=kills --kills=30
 
 scaling: the time of a training step of `RSNet18` at one resolution, with the gradients
-    of a whole ResNet-18, in one process without a strategy, and on 1 and 2 workers.
-    Each process has one core and the same number of images. The efficiency is the
-    time of the single process divided by that of the workers.
+    of a whole ResNet-18, on 1 and 2 workers. Each worker has one core and the same
+    number of images. The workers train in turn a network each, without a strategy, and
+    one network together. The efficiency is the first time divided by the second, so
+    that other programs and the memory that the cores share slow both.
 kills: a training on two workers, of which one, the other or both are killed
     (SIGKILL) at a random moment, and which is then resumed. The final weights and the
     log must be those of a training that was not interrupted, bit by bit.
@@ -35,15 +36,14 @@ from keras_resadapt.training.checkpoint_file import list_checkpoints
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("measure", "scaling", ["scaling", "kills"], "What to measure.")
-flags.DEFINE_integer("images_per_worker", 32, "Images per step and worker.")
+flags.DEFINE_integer("images_per_worker", 64, "Images per step and worker.")
 flags.DEFINE_integer("resolution", 224, "Resolution in pixels.")
-flags.DEFINE_integer("steps", 10, "Timed steps.", lower_bound=1)
+flags.DEFINE_integer("rounds", 8, "How often the two are timed.", lower_bound=1)
 flags.DEFINE_integer("kills", 30, "Trainings that are killed.", lower_bound=1)
 flags.DEFINE_string("result", None, "Internal: where this process writes its result.")
-flags.DEFINE_bool("alone", False, "Internal: measure without a strategy.")
 
 NUM_CLASSES = 1000
-WARM_UP = 3
+STEPS = 3  # in each round
 # The training that is killed
 STEPS_PER_EPOCH = 15  # of the demo set, at this batch size
 EPOCHS = 2
@@ -73,36 +73,21 @@ def use_one_core(index: int) -> dict:
     return {"preexec_fn": lambda: os.sched_setaffinity(0, {core})}
 
 
-def measure_in_processes(measure: str, workers: int, *arguments: str) -> list[dict]:
-    """Runs this script in processes with one core each, and returns their results.
-
-    Args:
-        measure: What they measure.
-        workers: The number of workers; 0 for one process without a cluster.
-        *arguments: Further flags of the processes.
-    """
+def measure_in_processes(workers: int) -> list[dict]:
+    """Runs this script in workers with one core each, and returns their results."""
     with tempfile.TemporaryDirectory() as folder:
-        flags_of_all = [
-            f"--measure={measure}",
+        command = [
+            os.path.abspath(__file__),
             f"--images_per_worker={FLAGS.images_per_worker}",
             f"--resolution={FLAGS.resolution}",
-            f"--steps={FLAGS.steps}",
+            f"--rounds={FLAGS.rounds}",
             f"--result={folder}",
-            *arguments,
         ]
-        command = [os.path.abspath(__file__), *flags_of_all]
-        processes = start_workers(max(workers, 1), command, use_one_core)
-        codes = wait_for(processes)
+        codes = wait_for(start_workers(workers, command, use_one_core))
         if any(codes):
             sys.exit(f"The workers have failed with the codes {codes}.")
-        paths = (os.path.join(folder, f"{i}.json") for i in range(max(workers, 1)))
+        paths = (os.path.join(folder, f"{index}.json") for index in range(workers))
         return [json.loads(open(path).read()) for path in paths]
-
-
-def write_result(index: int, **result) -> None:
-    """Writes the result of this process."""
-    with open(os.path.join(FLAGS.result, f"{index}.json"), "w") as file:
-        json.dump(result, file)
 
 
 # === Scaling ===
@@ -123,36 +108,43 @@ class StepTimes(keras.callbacks.Callback):
         self.times.append(time.perf_counter() - self.start)
 
 
-def measure_step() -> None:
-    """Measures the step of this worker."""
+def measure_steps() -> None:
+    """Times the steps of this worker, alone and together with the others."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    scope = training.strategy_scope("none" if FLAGS.alone else "multi_worker")
+    training.strategy_scope("multi_worker")  # before other operations
     rng = np.random.default_rng(0)
-    size = (FLAGS.images_per_worker, FLAGS.resolution, FLAGS.resolution, 3)
+    count = FLAGS.images_per_worker
+    size = (count, FLAGS.resolution, FLAGS.resolution, 3)
     images = rng.uniform(0, 255, size).astype("float32")
-    labels = rng.integers(0, NUM_CLASSES, FLAGS.images_per_worker)
+    labels = rng.integers(0, NUM_CLASSES, count)
 
-    def shard_of_batches(shard):
+    def shard_of_batches(shard=None):
         return tf.data.Dataset.from_tensors((images, labels)).repeat()
 
-    with scope:
+    def compile_network():
         model = keras_resadapt.RSNet18(NUM_CLASSES, (FLAGS.resolution,))
         model.compile(training.SGD(0.01))
-        batches = training.distribute(
-            shard_of_batches, FLAGS.images_per_worker * training.num_workers()
+        return model
+
+    def time_steps(model, batches):
+        times = StepTimes()
+        model.fit(batches, steps_per_epoch=STEPS, verbose=0, callbacks=[times])
+        return statistics.median(times.times)
+
+    alone = compile_network(), shard_of_batches()
+    with training.strategy_scope("multi_worker"):
+        together = (
+            compile_network(),
+            training.distribute(shard_of_batches, count * training.num_workers()),
         )
-    times = StepTimes()
-    model.fit(
-        batches,
-        steps_per_epoch=WARM_UP + FLAGS.steps,
-        epochs=1,
-        verbose=0,
-        callbacks=[times],
-    )
-    index = training.workers.worker_index()
-    write_result(
-        index, step=statistics.median(times.times[WARM_UP:]), **reduced_bytes(model)
-    )
+    times: list[tuple[float, float]] = []
+    for _ in range(1 + FLAGS.rounds):  # the first one traces
+        time_alone = time_steps(*alone)
+        with training.strategy_scope("multi_worker"):
+            times.append((time_alone, time_steps(*together)))
+    path = os.path.join(FLAGS.result, f"{training.workers.worker_index()}.json")
+    with open(path, "w") as file:
+        json.dump({"times": times[1:], **reduced_bytes(together[0])}, file)
 
 
 def reduced_bytes(model: keras.Model) -> dict[str, int]:
@@ -173,24 +165,29 @@ def reduced_bytes(model: keras.Model) -> dict[str, int]:
 
 def report_scaling() -> None:
     """Prints step times and efficiencies."""
-    alone = measure_in_processes("scaling", 0, "--alone")[0]
-    rows = [("one process", 1, f"{1000 * alone['step']:.0f}", "1.00")]
+    rows = []
     for workers in (1, 2):
-        results = measure_in_processes("scaling", workers)
-        step = max(result["step"] for result in results)
+        results = measure_in_processes(workers)
+        # Of shape (workers, rounds, 2); the slowest worker counts.
+        times = np.max([result["times"] for result in results], axis=0)
+        alone, together = 1000 * np.median(times, axis=0)
+        efficiencies = times[:, 0] / times[:, 1]
         rows.append(
             (
                 f"{workers} worker{'s' * (workers > 1)}",
-                workers,
-                f"{1000 * step:.0f}",
-                f"{alone['step'] / step:.2f}",
+                f"{alone:.0f}",
+                f"{together:.0f}",
+                f"{np.median(efficiencies):.2f}",
+                f"{efficiencies.min():.2f} to {efficiencies.max():.2f}",
             )
         )
-    print_table(("", "cores", "ms per step", "efficiency"), rows)
+    print_table(
+        ("", "ms per step, alone", "together", "efficiency", "of the rounds"), rows
+    )
     print(
-        f"Summed over the replicas per step: {alone['gradients'] / 1e6:.1f} MB of "
-        f"gradients, {alone['normalization'] / 1e6:.3f} MB for "
-        f"{alone['normalizations']} normalizations."
+        f"Summed over the replicas per step: {results[0]['gradients'] / 1e6:.1f} MB of "
+        f"gradients, {results[0]['normalization'] / 1e6:.3f} MB for "
+        f"{results[0]['normalizations']} normalizations."
     )
 
 
@@ -293,7 +290,7 @@ def kill_once(folder: str, victims, step: int, delay: float, expected) -> tuple:
 
 def main() -> None:
     if FLAGS.result:
-        measure_step()
+        measure_steps()
         return
     {"scaling": report_scaling, "kills": report_kills}[FLAGS.measure]()
 

@@ -6,16 +6,18 @@ from keras_resadapt.layers.replicas import sum_over_replicas
 def normalize_over_replicas(inputs, gamma, beta, shift, epsilon: float):
     r"""Normalizes the share of a replica by the statistics of the whole batch.
 
-    TensorFlow's fused kernels of a single device compute the local sums, in both
-    directions, and one sum over the replicas in each direction makes them global.
-    A replica may have a share of any size, or none.
+    TensorFlow's fused kernels of a single device compute the local sums and apply the
+    global ones, in both directions. One sum over the replicas in each direction lies
+    between. A replica may have a share of any size, or none.
 
     With :math:`\hat{x} = (x - \mu) r`, :math:`r = 1 / \sqrt{\sigma^2 + \epsilon}` and
     :math:`N` values per channel, the gradient is
 
-    .. math:: \frac{\partial L}{\partial x} = \gamma r \left(g - \frac{1}{N} \sum g
-        - \frac{\hat{x}}{N} \sum g \hat{x}\right), \quad
+    .. math:: \frac{\partial L}{\partial x} = \gamma r g - \gamma r \left(
+        \frac{\hat{x}}{N} \sum g \hat{x} + \frac{1}{N} \sum g\right), \quad
         g = \frac{\partial L}{\partial y}
+
+    where the first term is that of given statistics.
 
     The statistics that are returned have no gradient, as those of the fused kernel.
 
@@ -55,47 +57,42 @@ def normalize_over_replicas(inputs, gamma, beta, shift, epsilon: float):
         distance = sums[:channels] / total
         variance = tf.maximum(sums[channels:-1] / total - tf.square(distance), 0.0)
         mean = distance + shift
-        rate = tf.math.rsqrt(variance + epsilon)
-        outputs = _affine(x, gamma * rate, beta - mean * gamma * rate)
+
+        def normalize_by_given(scale, offset):
+            """Returns `scale * (x - mean) / sqrt(variance + epsilon) + offset`."""
+            return tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=scale,
+                offset=offset,
+                mean=mean,
+                variance=variance,
+                epsilon=epsilon,
+                is_training=False,
+            ).y
+
+        outputs = normalize_by_given(gamma, beta)
         unbiased = variance * total / tf.maximum(total - 1, 1)
 
         def gradient(upstream, *_):
-            of_kernel = tf.raw_ops.FusedBatchNormGradV3(
+            of_given = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=upstream,
                 x=x,
-                scale=ones,
-                reserve_space_1=local.reserve_space_1,
-                reserve_space_2=local.reserve_space_2,
-                reserve_space_3=local.reserve_space_3,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=none,
                 epsilon=epsilon,
+                is_training=False,
             )
-            local_rate = tf.math.rsqrt(local_variance + epsilon)
-            # The sums of the upstream gradient, and of its products with the locally
-            # and with the globally normalized inputs
-            plain, with_local = of_kernel.offset_backprop, of_kernel.scale_backprop
-            with_global = rate * (with_local / local_rate + (local_mean - mean) * plain)
-            sums = sum_over_replicas(tf.concat([plain, with_global], 0))
-            mean_plain, mean_product = sums[:channels] / total, sums[channels:] / total
-            # The kernel has subtracted the local means instead of the global ones.
-            local_slope = local_rate * with_local / tf.maximum(count, 1)
-            global_slope = rate * mean_product
-            slope = local_slope - global_slope
-            offset = plain / tf.maximum(count, 1) - mean_plain
-            offset += mean * global_slope - local_mean * local_slope
-            scale = gamma * rate
-            of_x = _affine(of_kernel.x_backprop, scale / local_rate)
-            of_x += _affine(x, scale * slope, scale * offset)
-            return of_x, with_global, plain
+            of_gamma, of_beta = of_given.scale_backprop, of_given.offset_backprop
+            means = sum_over_replicas(tf.concat([of_gamma, of_beta], 0)) / total
+            factor = -gamma * tf.math.rsqrt(variance + epsilon)
+            of_statistics = normalize_by_given(
+                factor * means[:channels], factor * means[channels:]
+            )
+            return of_given.x_backprop + of_statistics, of_gamma, of_beta
 
         return (outputs, mean, unbiased), gradient
 
     # Run eagerly, `custom_gradient` does not convert variables to tensors.
     return normalize(inputs, tf.identity(gamma), tf.identity(beta))
-
-
-def _affine(x, scale, offset=None):
-    """Returns `scale * x + offset` in the type of `x`, computed in float32."""
-    import tensorflow as tf
-
-    outputs = tf.cast(x, tf.float32) * scale
-    return tf.cast(outputs if offset is None else outputs + offset, x.dtype)
