@@ -17,6 +17,7 @@ from keras_resadapt import (
     tasks,
 )
 from keras_resadapt.boxes import paste_masks
+from keras_resadapt.data import detection_augmentation
 from keras_resadapt.quantization import (
     Int8,
     LearnedQuantization,
@@ -515,3 +516,57 @@ def test_learned_quantization_after_training(source):
     )
     calibrate_ranges(model, batches(source), num_images=2, verbose=False)
     check_calibrated(model, model.operating_points)
+
+
+# === The pixels of every path ===
+
+
+class Canvases:
+    """A network that returns its canvases instead of detections."""
+
+    task = tasks.InstanceSegmentation(2)
+
+    def __call__(self, inputs, point):
+        images = inputs["images"]
+        return {"boxes": tf.zeros((tf.shape(images)[0], 1, 4)), "canvases": images}
+
+
+# One side of the last two is 53.5 pixels before it is rounded.
+SIZES = [(90, 120), (40, 33), (50, 120), (64, 64), (13, 26), (52, 26)]
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """Images of several sizes; their canvases and sizes in `detect`."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (*size, 3)).astype("uint8") for size in SIZES]
+    canvases, targets = Canvases.task.prepare_images(images, 64)
+    return images, canvases, targets["size"]
+
+
+def test_detect_and_exports_run_on_the_same_pixels(prepared):
+    """A difference of 1e-5 turns into a step of a quantizer where it rounds."""
+    images, canvases, _ = prepared
+    files = tf.constant([tf.io.encode_png(image).numpy() for image in images])
+    signatures = export.detection_signatures.detection_signatures(
+        Canvases(),
+        [OperatingPoint(64)],
+        dict,
+        export.encoded_signatures.Decoding(1.0, 10**6),
+    )
+    found = signatures["r64_encoded"].function(files)
+    np.testing.assert_array_equal(found["canvases"], canvases)
+
+
+def test_detect_and_evaluate_run_on_the_same_pixels(prepared):
+    """Apart from the size of the canvas."""
+    for image, canvas, size in zip(*prepared):
+        new = detection_augmentation.resized_size(image.shape[:2], 64, (107, 107))
+        np.testing.assert_array_equal(new, size)
+        expected = detection_augmentation.place_image(
+            tf.constant(image), detection_augmentation.whole_image(new), (107, 107)
+        )
+        height, width = size
+        np.testing.assert_array_equal(
+            canvas[:height, :width], expected[:height, :width]
+        )

@@ -22,7 +22,7 @@ from keras_resadapt.tasks.task import Task
 # Canvases of `detect` are a multiple of this number of pixels, and have the mean color
 # of ImageNet beside the images.
 _STRIDE = 32
-_COLOR = (123.675, 116.28, 103.53)
+_COLOR = np.array([123.675, 116.28, 103.53], "float32")
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -155,21 +155,21 @@ class InstanceSegmentation(Task):
     def prepare_images(
         self, images: Any, resolution: int, sizes: Any = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Resizes images and places them on one canvas each; see `Network.detect`."""
+        """Resizes images and places them on one canvas each; see `Network.detect`.
+
+        The pixels equal those of `data.detection_evaluation_batches` and of exported
+        networks bit by bit: a quantizer turns the smallest difference of two values
+        into a whole step if it rounds one up and the other down.
+        """
         images = _unpadded(images, sizes)
-        limit = self.image_size(resolution)[1]
-        originals = np.array([image.shape[:2] for image in images], "float64")
-        scales = np.minimum(
-            resolution / originals.min(axis=1), limit / originals.max(axis=1)
-        )
-        new = np.maximum(np.round(originals * scales[:, None]), 1).astype("int32")
+        originals = np.array([image.shape[:2] for image in images], "int32")
+        new = _resized_sizes(originals, resolution, self.image_size(resolution)[1])
         height, width = _padded(tuple(map(int, new.max(axis=0))), _STRIDE)
-        canvases = np.empty((len(images), height, width, 3), "float32")
-        canvases[:] = _COLOR
+        canvases = np.zeros((len(images), height, width, 3), "float32")
         for canvas, image, size in zip(canvases, images, new.tolist()):
-            view = resize_bilinear(ops.convert_to_tensor(image[None]), tuple(size))
-            canvas[: size[0], : size[1]] = ops.convert_to_numpy(view)[0]
-        return canvases, {"size": new, "original_size": originals.astype("int32")}
+            canvas[: size[0], : size[1]] = _resized(image, size) - _COLOR
+        canvases += _COLOR
+        return canvases, {"size": new, "original_size": originals}
 
     # === Targets ===
 
@@ -307,6 +307,34 @@ def _pad(values: Any, after: list) -> Any:
     import tensorflow as tf
 
     return tf.pad(values, tf.stack([tf.stack(pair) for pair in after]))
+
+
+def _resized_sizes(sizes: np.ndarray, resolution: int, limit: int) -> np.ndarray:
+    """Returns the sizes of images with a short side of `resolution` pixels.
+
+    Args:
+        sizes: Height and width of each image, of shape (batch, 2).
+        resolution: The new short side.
+        limit: The largest long side. Images that exceed it get a smaller scale.
+
+    Returns:
+        int32 array of shape (batch, 2). In float32, as in `data`, so that the same
+        sides are rounded up.
+    """
+    sides = sizes.astype("float32")
+    scales = np.minimum(
+        np.float32(resolution) / sides.min(axis=1),
+        np.float32(limit) / sides.max(axis=1),
+    )
+    return np.maximum(np.round(sides * scales[:, None]), 1).astype("int32")
+
+
+def _resized(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resizes an image bilinearly, antialiased unless both sides grow."""
+    import tensorflow as tf
+
+    shrinks = image.shape[0] > size[0] or image.shape[1] > size[1]
+    return tf.image.resize(image, size, antialias=shrinks).numpy()
 
 
 def _unpadded(images: Any, sizes: Any) -> list[np.ndarray]:
