@@ -570,3 +570,35 @@ def test_detect_and_evaluate_run_on_the_same_pixels(prepared):
         np.testing.assert_array_equal(
             canvas[:height, :width], expected[:height, :width]
         )
+
+
+# === Targets of another rank ===
+
+
+def test_targets_of_another_rank(trained, source):
+    """After a training on targets of the right rank."""
+    wrong = batches(source).map(
+        lambda images, targets: (
+            images,
+            {**targets, "count": targets["count"][:, None]},
+        )
+    )
+    message = r"`count` of the targets must be numbers with 1 dimension,.*\(2, 1\)"
+    with pytest.raises(ValueError, match=message):
+        trained[0].fit(wrong, steps_per_epoch=1, verbose=0)
+
+
+def test_targets_of_unknown_rank():
+    targets = {
+        "boxes": tf.zeros((1, 2, 4)),
+        "classes": tf.zeros((1, 2)),
+    }
+
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def check(count):
+        tasks.InstanceSegmentation(2, masks=False).check_targets(
+            {**targets, "count": count}
+        )
+
+    with pytest.raises(ValueError, match="`count` of the targets.*shape <unknown>"):
+        check.get_concrete_function()

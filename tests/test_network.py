@@ -448,3 +448,15 @@ def test_a_replica_without_images():
 def test_summary_shows_shapes(tiny, capsys):
     tiny.summary()
     assert "?" not in capsys.readouterr().out
+
+
+def test_labels_of_another_rank(batch):
+    """TensorFlow would trace labels of both ranks as tensors of unknown rank."""
+    images, labels = batch
+    model = make_tiny(resolutions=(32,))
+    model.compile()
+    ranks = labels, labels[:, None]
+    first, second = (model.evaluate(images, y, verbose=0) for y in ranks)
+    np.testing.assert_allclose(first, second)
+    for y in ranks:
+        model.fit(tf.data.Dataset.from_tensors((images, y)), verbose=0)

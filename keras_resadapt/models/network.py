@@ -79,6 +79,8 @@ class Network(WholeImages, keras.Model):
         self.task = task
         self.quantization = quantization
         self.task_loss = task.make_loss()
+        # Ranks of the data that the training and the test step were traced for
+        self._ranks = {}
 
     def build(self, input_shape=None):
         self.built = True
@@ -416,6 +418,8 @@ class Network(WholeImages, keras.Model):
             ValueError: A batch size that the replicas of a strategy do not divide.
         """
         self._check_batch_size(x, batch_size)
+        weights = kwargs.get("sample_weight")
+        self._drop_step_of_other_ranks("train_function", x, y, weights)
         # Keras warns of shuffling a data set, which it does not do.
         shuffle = y is not None if shuffle is None else shuffle
         with copying_batches(x):
@@ -441,8 +445,31 @@ class Network(WholeImages, keras.Model):
         """
         if self.task.make_scorer() is not None:
             return self.evaluate_scores(x, *args, **kwargs)
+        named = dict(
+            zip(("y", "batch_size", "verbose", "sample_weight"), args), **kwargs
+        )
+        targets = named.get("y"), named.get("sample_weight")
+        self._drop_step_of_other_ranks("test_function", x, *targets)
         with copying_batches(x):
             return super().evaluate(x, *args, **kwargs)
+
+    def _drop_step_of_other_ranks(self, name: str, *data) -> None:
+        """Drops a compiled step that was traced for data of other ranks.
+
+        TensorFlow would trace it anew for tensors of unknown rank, which serve both.
+
+        Args:
+            name: The attribute that holds the step.
+            *data: A data set; or images, targets and weights.
+        """
+        leaves = keras.tree.flatten(getattr(data[0], "element_spec", data))
+        shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape")]
+        ranks = [s.rank if hasattr(s, "rank") else len(s) for s in shapes]
+        if not ranks:  # of a generator
+            return
+        if self._ranks.get(name, ranks) != ranks:
+            setattr(self, name, None)
+        self._ranks[name] = ranks
 
     def _check_batch_size(self, x, batch_size: int | None) -> None:
         """Raises a `ValueError` for a batch size that replicas do not divide.

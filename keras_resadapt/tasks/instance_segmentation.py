@@ -185,13 +185,13 @@ class InstanceSegmentation(Task):
                 f"Received: {found}"
             )
         for key, rank in wanted.items():
-            shape = tuple(targets[key].shape)
             dtype = keras.backend.standardize_dtype(targets[key].dtype)
-            if len(shape) != rank or dtype == "string":
+            if targets[key].ndim != rank or dtype == "string":  # None if unknown
                 raise ValueError(
-                    f"`{key}` of the targets must be numbers with {rank} dimensions, "
-                    "as `data.detection_training_batches` returns them. "
-                    f"Received: {dtype} of shape {shape}"
+                    f"`{key}` of the targets must be numbers with {rank} "
+                    f"dimension{'s' if rank > 1 else ''}, as "
+                    "`data.detection_training_batches` returns them. "
+                    f"Received: {dtype} of shape {targets[key].shape}"
                 )
 
     def scale_targets(self, targets: Any, size: tuple, new_size: tuple) -> Any:
