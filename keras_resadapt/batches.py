@@ -84,8 +84,9 @@ def first_images(data: Iterable, num_images: int, verbose: bool = True) -> Itera
         ValueError: If there are no batches, or images have another shape or
             values that are not finite.
     """
+    progress = keras.utils.Progbar(num_images, unit_name="image", verbose=int(verbose))
     missing = num_images
-    for number, batch in _batches(data, verbose):
+    for number, batch in _batches(data, verbose=False):
         images = batch
         if isinstance(batch, (tuple, list)) and len(batch):
             images = batch[0]
@@ -96,8 +97,11 @@ def first_images(data: Iterable, num_images: int, verbose: bool = True) -> Itera
             images = images[:missing]
         yield images
         missing -= len(_views(images)[0])
+        progress.update(num_images - missing)
         if missing <= 0:
             return
+    progress.target = num_images - missing
+    progress.update(progress.target, finalize=True)
 
 
 def _batches(data, verbose) -> Iterator[tuple[int, object]]:

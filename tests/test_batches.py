@@ -53,3 +53,11 @@ def test_functions_take_turns():
     for kwargs in ({"repeats": 0}, {"repeats": 1.0}, {"warmup": -1}):
         with pytest.raises(ValueError, match=f"`{[*kwargs][0]}` must be"):
             time_in_turns(functions, **kwargs)
+
+
+@pytest.mark.parametrize("wanted, last", [(11, "11/11"), (100, "16/16")])
+def test_progress_of_first_images_ends(batch, capsys, wanted, last):
+    """With the images that are needed, or with the data."""
+    for _ in first_images([batch, batch], wanted):
+        assert last not in capsys.readouterr().out
+    assert last in capsys.readouterr().out
