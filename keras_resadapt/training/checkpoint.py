@@ -215,7 +215,8 @@ class Checkpoint(keras.callbacks.Callback):
         if is_chief():
             received = self.preemption.received
             print(
-                f"Stopped by {received.name if received else 'another worker'}. The "
+                # On a line of its own, after the progress bar
+                f"\nStopped by {received.name if received else 'another worker'}. The "
                 f"training can be resumed {self.resume_text}.",
                 file=sys.stderr,
             )
