@@ -121,9 +121,8 @@ def is_user_error(error: Exception) -> bool:
     """
     if isinstance(error, OSError) and error.errno in USER_ERRNOS:
         return True
-    if not isinstance(
-        error, ValueError | TypeError | OSError | ImportError | NotImplementedError
-    ):
+    kinds = ValueError | TypeError | OSError | ImportError | RuntimeError
+    if not isinstance(error, kinds):
         return False
     traceback = error.__traceback__
     while traceback.tb_next is not None:

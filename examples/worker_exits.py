@@ -79,7 +79,8 @@ def exiting_alone() -> Iterator[None]:
         with training.reporting_lost_workers():
             yield
     except training.WorkerLostError as error:
-        print(f"error: {error} {_HOW_TO_RESUME}", file=sys.stderr)
+        # On a line of its own, after the progress bar
+        print(f"\nerror: {error} {_HOW_TO_RESUME}", file=sys.stderr)
         _exit(WORKER_LOST)
     except WorkerFailedError as failure:
         error = failure.__cause__

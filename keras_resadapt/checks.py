@@ -1,11 +1,6 @@
 """Validation of arguments shared by several modules."""
 
-import math
-import numbers
-import operator
 from collections.abc import Iterable
-
-import numpy as np
 
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
@@ -65,61 +60,3 @@ def check_points(
             f"width. Received: points={points!r}"
         )
     return points
-
-
-def check_integer(value, argument: str, minimum: int = 1) -> int:
-    """Validates an integer argument.
-
-    Args:
-        value: An integer of Python or NumPy.
-        argument: The name of the argument, for the error message.
-        minimum: The smallest valid value.
-
-    Returns:
-        The value as a Python integer.
-
-    Raises:
-        ValueError: If the value is not an integer or is below the minimum.
-    """
-    if (
-        isinstance(value, (bool, np.bool_))
-        or not hasattr(value, "__index__")
-        or getattr(value, "ndim", 0)
-        or operator.index(value) < minimum
-    ):
-        kind = "a positive integer" if minimum == 1 else f"an integer from {minimum}"
-        raise ValueError(f"`{argument}` must be {kind}. Received: {argument}={value!r}")
-    return operator.index(value)
-
-
-def check_number(
-    value, argument: str, minimum: float = -math.inf, maximum: float = math.inf
-) -> float:
-    """Validates a finite real number.
-
-    Args:
-        value: A number of Python or NumPy; not a boolean.
-        argument: The name of the argument, for the error message.
-        minimum, maximum: The smallest and the largest valid value.
-
-    Returns:
-        The value as a Python float.
-
-    Raises:
-        ValueError: If the value is not a finite number in the range.
-    """
-    number = math.nan
-    if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
-        try:
-            number = float(value)
-        except OverflowError:  # an integer with hundreds of digits
-            number = math.inf
-    if not (math.isfinite(number) and minimum <= number <= maximum):
-        if maximum < math.inf:
-            kind = f"a number in [{minimum:g}, {maximum:g}]"
-        elif minimum > -math.inf:
-            kind = f"a finite number of at least {minimum:g}"
-        else:
-            kind = "a finite number"
-        raise ValueError(f"`{argument}` must be {kind}. Received: {argument}={value!r}")
-    return number

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 
-from keras_resadapt.checks import check_integer
+from keras_resadapt.number_checks import check_integer
 
 
 def time_in_turns(

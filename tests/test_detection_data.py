@@ -19,7 +19,7 @@ from keras_resadapt.data import (
 )
 from keras_resadapt.data.coco_masks import decode_masks
 from keras_resadapt.data.detection_source import boxes_of_masks
-from keras_resadapt.data.segmentation_augmentation import PAD_COLOR
+from keras_resadapt.layers.preprocessing import MEAN_COLOR
 
 SHARED_TFDS = pathlib.Path(__file__).parents[1] / ".." / "shared" / "tfds"
 COLORS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
@@ -150,7 +150,7 @@ def test_image_boxes_and_masks_are_changed_alike():
             pad = np.ones((128, 128), bool)
             pad[:height, :width] = False
             np.testing.assert_array_equal(
-                canvas[pad], np.broadcast_to(np.float32(PAD_COLOR), canvas.shape)[pad]
+                canvas[pad], np.broadcast_to(np.float32(MEAN_COLOR), canvas.shape)[pad]
             )
             masks, boxes = targets["masks"][n][:count], targets["boxes"][n][:count]
             assert not masks[:, pad].any()

@@ -308,6 +308,13 @@ def test_an_unknown_data_set_is_one_line(tmp_path):
     one_line(result, "no_such_set")
 
 
+def test_a_strategy_of_another_backend(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    arguments = f"--dataset={images}", f"--output_dir={tmp_path}", "--strategy=tpu"
+    result = run_script("train_rsnet", *arguments)
+    one_line(result, "needs the TensorFlow backend")
+
+
 def test_faults_of_the_program_keep_their_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "lock_folder", None)  # 'NoneType' is not callable
     with pytest.raises(TypeError, match="not callable"):

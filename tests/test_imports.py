@@ -100,13 +100,22 @@ def test_only_optional_packages_are_imported_in_functions():
     "folder, allowed",
     [
         ("points", set()),
-        ("layers", {"points"}),
+        ("layers", {"number_checks", "points"}),
         ("backbones", {"layers", "points"}),
-        ("boxes", set()),
+        ("boxes", {"number_checks"}),
         ("heads", {"boxes", "layers", "points"}),
         (
             "tasks",
-            {"backend", "boxes", "checks", "heads", "layers", "losses", "points"},
+            {
+                "backend",
+                "boxes",
+                "checks",
+                "heads",
+                "layers",
+                "losses",
+                "number_checks",
+                "points",
+            },
         ),
     ],
 )

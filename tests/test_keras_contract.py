@@ -1,9 +1,7 @@
 """The public layers as Keras layers: its own test, arguments, policies."""
 
-import ast
 import inspect
 import json
-import pathlib
 
 import keras
 import numpy as np
@@ -155,12 +153,3 @@ def test_a_network_of_a_policy_trains(policy, batch):
         assert np.isfinite(model.train_on_batch(images[:, ::2, ::2], labels))
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def test_layers_do_not_import_quantization():
-    folder = pathlib.Path(layers.__file__).parent
-    allowed = ("keras_resadapt.layers", "keras_resadapt.points")
-    for file in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("keras_res"):
-                assert node.module.startswith(allowed), f"{file.name}: {node.module}"

@@ -20,7 +20,7 @@ from keras_resadapt.data import (
 )
 from keras_resadapt.data.augmentation import resize
 from keras_resadapt.data.demo import CLASS_NAMES, SEGMENTATION_CLASS_NAMES
-from keras_resadapt.data.segmentation_augmentation import PAD_COLOR
+from keras_resadapt.layers.preprocessing import MEAN_COLOR
 
 SHARED_TFDS = pathlib.Path(__file__).parents[1] / ".." / "shared" / "tfds"
 COLORS = np.array([[20, 90, 200], [200, 30, 60], [70, 220, 10]], np.uint8)
@@ -94,7 +94,7 @@ def test_image_and_mask_are_changed_alike():
             outside = label == 255
             np.testing.assert_array_equal(
                 crop[outside],
-                np.broadcast_to(np.float32(PAD_COLOR), crop.shape)[outside],
+                np.broadcast_to(np.float32(MEAN_COLOR), crop.shape)[outside],
             )
             padded += outside.any()
             inner = interior(label)

@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -441,6 +442,16 @@ def test_errors_on_two_workers(two_workers):
         assert "`jit_compile` must be False" in notes["jit_compile"]
         assert "`steps_per_execution` must be 1" in notes["steps_per_execution"]
         assert "batch_size=5 for 2 replicas" in notes["batch_size"]
+        assert "must not have `BackupAndRestore`" in notes["backup"]
+
+
+@pytest.mark.slow
+def test_the_chief_saves_alone_within_the_scope(two_workers):
+    folder, _ = two_workers
+    saved = keras.saving.load_model(folder / "chief.keras", compile=False)
+    images, _ = worker_script.make_data("rsnet", 8)
+    found = np.load(folder / "worker_0.npz")
+    np.testing.assert_allclose(saved.predict(images), found["predicted"], atol=1e-5)
 
 
 @pytest.mark.slow

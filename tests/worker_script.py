@@ -166,7 +166,7 @@ class Sleep(keras.callbacks.Callback):
             time.sleep(100)
 
 
-def train_all(families: list[str]) -> tuple[dict, dict]:
+def train_all(families: list[str], folder: pathlib.Path) -> tuple[dict, dict]:
     """Trains families, and returns arrays and messages for the tests."""
     found, notes = {}, {}
     for family in families:
@@ -179,6 +179,8 @@ def train_all(families: list[str]) -> tuple[dict, dict]:
         x, _ = make_data("rsnet", 8)
         found["predicted"] = model.predict(x, batch_size=BATCH, verbose=0)
         found["called"] = np.array(model(x))
+        if training.is_chief():  # alone, within the scope
+            model.save(folder / "chief.keras")
         notes["jit_compile"] = message_of(lambda: model.compile(jit_compile=True))
         notes["steps_per_execution"] = message_of(
             lambda: model.compile(steps_per_execution=2)
@@ -186,6 +188,10 @@ def train_all(families: list[str]) -> tuple[dict, dict]:
         model.compile()
         notes["batch_size"] = message_of(
             lambda: model.fit(*make_data("rsnet", 5), batch_size=5)
+        )
+        backup = keras.callbacks.BackupAndRestore(folder / "backup")
+        notes["backup"] = message_of(
+            lambda: model.fit(*make_data("rsnet", 6), callbacks=[backup])
         )
     return found, notes
 
@@ -254,7 +260,7 @@ def main(folder: pathlib.Path, families: list[str], how: str) -> None:
     scope = training.strategy_scope("multi_worker", timeout_seconds=60)
     index = training.workers.worker_index()
     with scope:
-        found, notes = train_all(families)
+        found, notes = train_all(families, folder)
     if how == "--killed":
         notes |= check_together(folder, index) | run_scripts(folder, index)
     np.savez(folder / f"worker_{index}.npz", **found)

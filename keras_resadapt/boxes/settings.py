@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_resadapt.number_checks import check_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class DetectionSettings:
@@ -64,12 +66,12 @@ class DetectionSettings:
 
     def __post_init__(self):
         for name in ("rpn_samples", "box_samples", "max_detections"):
-            self._check(name, "be a positive integer", _is_count)
+            check_integer(getattr(self, name), name)
         for name in ("rpn_candidates", "rpn_proposals"):
             self._check(
                 name,
                 "be two positive integers, for training and for inference",
-                lambda pair: len(pair) == 2 and all(map(_is_count, pair)),
+                lambda pair: len([check_integer(n, "") for n in pair]) == 2,
             )
         for name in ("rpn_beta", "box_beta"):
             self._check(name, "be a positive number", _is_positive)
@@ -112,10 +114,6 @@ _SHARES = (
     "score_threshold",
     "nms_iou",
 )
-
-
-def _is_count(value: int) -> bool:
-    return hasattr(value, "__index__") and value is not True and value >= 1
 
 
 def _is_positive(value: float) -> bool:

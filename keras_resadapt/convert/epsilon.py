@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_resadapt.checks import check_number
+from keras_resadapt.number_checks import check_number
 
 
 def with_epsilon_of(

@@ -2,16 +2,7 @@
 
 from collections.abc import Sequence
 
-
-def check_positive(argument: str, value: int, unit: str = "") -> None:
-    """Raises a `ValueError` unless `value` is a positive integer."""
-    # `bool` is an `int`; `__index__` also accepts NumPy integers.
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        unit = f" ({unit})" if unit else ""
-        raise ValueError(
-            f"`{argument}` must be a positive integer{unit}. "
-            f"Received: {argument}={value!r}"
-        )
+from keras_resadapt.number_checks import check_integer
 
 
 def check_range(
@@ -48,7 +39,7 @@ def check_resolutions(
         )
     sizes = (resolutions,) if single else tuple(resolutions)
     for size in sizes:
-        check_positive("resolutions", size, "pixels")
+        check_integer(size, "resolutions", unit="pixels")
     if list(sizes) != sorted(sizes, reverse=True):
         raise ValueError(
             "`resolutions` must have the largest first. "

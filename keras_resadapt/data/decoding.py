@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from keras_resadapt.data.checks import check_positive
+from keras_resadapt.number_checks import check_integer
 
 # An image file of a few kilobytes can decode to gigabytes. The limit is compared with
 # the size in the header, before any pixel is decoded.
@@ -40,7 +40,7 @@ def decode(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
         tf.errors.InvalidArgumentError: When run, if the image cannot be decoded or has
             more than `max_pixels` pixels.
     """
-    check_positive("max_pixels", max_pixels)
+    check_integer(max_pixels, "max_pixels")
     image = _by_format(
         encoded,
         lambda size_of, decode_file: decode_file(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_resadapt.data.augmentation import resize
-from keras_resadapt.data.segmentation_augmentation import PAD_COLOR
+from keras_resadapt.layers.preprocessing import MEAN_COLOR
 
 
 class Placement(NamedTuple):
@@ -92,7 +92,7 @@ def random_placement(
 def place_image(
     image: tf.Tensor, placement: Placement, canvas: tuple[int, int]
 ) -> tf.Tensor:
-    """Places an image on a canvas of the color `PAD_COLOR`.
+    """Places an image on a canvas of the color `MEAN_COLOR`.
 
     Args:
         image: uint8 or float32 (height, width, 3).
@@ -103,7 +103,7 @@ def place_image(
         float32 (*canvas, 3). The image is resized bilinearly and antialiased.
     """
     image = resize(image, placement.resized[0], placement.resized[1])
-    image = _window((image - PAD_COLOR)[tf.newaxis], placement, canvas)[0] + PAD_COLOR
+    image = _window((image - MEAN_COLOR)[tf.newaxis], placement, canvas)[0] + MEAN_COLOR
     return tf.ensure_shape(image, (*canvas, 3))
 
 

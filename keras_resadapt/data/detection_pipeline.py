@@ -9,7 +9,6 @@ from keras_resadapt.data.broken_images import without_broken
 from keras_resadapt.data.checks import (
     check_broken_fraction,
     check_color_jitter,
-    check_positive,
     check_range,
     check_resolutions,
     check_shard,
@@ -25,6 +24,7 @@ from keras_resadapt.data.detection_source import (
 from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.segmentation_augmentation import UNIFORMS, random_colors
 from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
+from keras_resadapt.number_checks import check_integer
 
 # Images are padded to a multiple of the largest stride of the networks.
 STRIDE = 32
@@ -118,8 +118,8 @@ def detection_training_batches(
             source without masks.
     """
     _check_source(source)
-    check_positive("resolution", resolution, "pixels")
-    check_positive("max_objects", max_objects)
+    check_integer(resolution, "resolution", unit="pixels")
+    check_integer(max_objects, "max_objects")
     check_range("scale_range", scale_range)
     check_color_jitter(color_jitter)
     with_masks = _check_masks(source, masks)
@@ -230,7 +230,7 @@ def detection_evaluation_batches(
             source without masks.
     """
     _check_source(source)
-    check_positive("batch_size", batch_size)
+    check_integer(batch_size, "batch_size")
     check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
     sizes, single = check_resolutions(resolutions)
@@ -383,7 +383,7 @@ def _largest_size(source, resolution, max_size: MaxSize) -> tuple[int, int]:
             f"Received: max_size={max_size!r}"
         )
     for side in sides:
-        check_positive("max_size", side, "pixels")
+        check_integer(side, "max_size", unit="pixels")
     return int(sides[0]), int(sides[1])
 
 

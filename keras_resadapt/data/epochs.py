@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from keras_resadapt.data.checks import (
     check_broken_fraction,
-    check_positive,
     check_shard,
 )
 from keras_resadapt.data.source import ImageSource, numbered
 from keras_resadapt.data.substitution import first_unbroken, with_substitutes
+from keras_resadapt.number_checks import check_integer
 
 # Broken images are replaced by one of the first images of the source. They are few, so
 # that little is read to find one.
@@ -51,9 +51,9 @@ class Epochs:
     steps: int = dataclasses.field(init=False)
 
     def __post_init__(self):
-        check_positive("batch_size", self.batch_size)
+        check_integer(self.batch_size, "batch_size")
         if self.shuffle_buffer is not None:
-            check_positive("shuffle_buffer", self.shuffle_buffer)
+            check_integer(self.shuffle_buffer, "shuffle_buffer")
         if self.seed is not None and not 0 <= self.seed < 2**31:
             raise ValueError(
                 "`seed` must be None or an integer from 0 to 2**31 - 1. "
@@ -65,7 +65,7 @@ class Epochs:
                 f"Received: initial_epoch={self.initial_epoch!r}"
             )
         if self.epochs is not None:
-            check_positive("epochs", self.epochs)
+            check_integer(self.epochs, "epochs")
         check_shard(self.shard, self.batch_size)
         if self.shard[1] > 1:
             self._check_sharding()

@@ -9,7 +9,6 @@ from keras_resadapt.data.broken_images import without_broken
 from keras_resadapt.data.checks import (
     check_broken_fraction,
     check_crop_fraction,
-    check_positive,
     check_range,
     check_resolutions,
     check_shard,
@@ -20,6 +19,7 @@ from keras_resadapt.data.preprocessing import preprocess
 from keras_resadapt.data.segmentation_source import SegmentationSource
 from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
 from keras_resadapt.data.source import ImageSource
+from keras_resadapt.number_checks import check_integer
 
 CROPS = ("random_resized", "pad")
 
@@ -214,7 +214,7 @@ def evaluation_batches(
     """
     _check_source(source)
     sizes, single = check_resolutions(resolutions)
-    check_positive("batch_size", batch_size)
+    check_integer(batch_size, "batch_size")
     check_crop_fraction(crop_fraction)
     check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)

@@ -6,8 +6,9 @@ Graph operations only, so that a SavedModel can hold them.
 import tensorflow as tf
 
 from keras_resadapt.data.augmentation import resize
-from keras_resadapt.data.checks import check_crop_fraction, check_positive
+from keras_resadapt.data.checks import check_crop_fraction
 from keras_resadapt.data.decoding import MAX_PIXELS, decode
+from keras_resadapt.number_checks import check_integer
 
 
 def preprocess(
@@ -34,7 +35,7 @@ def preprocess(
     Raises:
         ValueError: If `resolution` or `crop_fraction` is outside its range.
     """
-    check_positive("resolution", resolution, "pixels")
+    check_integer(resolution, "resolution", unit="pixels")
     check_crop_fraction(crop_fraction)
     single = images.shape.rank == 3
     batch = images[tf.newaxis] if single else images
@@ -79,7 +80,7 @@ def preprocess_encoded(
         tf.errors.InvalidArgumentError: When run, if the image cannot be decoded or has
             more than `max_pixels` pixels.
     """
-    check_positive("resolution", resolution, "pixels")
+    check_integer(resolution, "resolution", unit="pixels")
     check_crop_fraction(crop_fraction)
     return preprocess(decode(encoded, max_pixels), resolution, crop_fraction)
 

@@ -5,14 +5,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from keras_resadapt.data.augmentation import random_flip, resize
+from keras_resadapt.layers.preprocessing import MEAN_COLOR
 
 # Random numbers for one image: scale, vertical and horizontal position, brightness,
 # contrast, saturation, flip.
 UNIFORMS = 7
-
-# Pixels beside a small image have the mean color of ImageNet, which the preprocessing
-# of networks turns into zeros.
-PAD_COLOR = (123.675, 116.28, 103.53)
 
 
 def random_scale_and_crop(
@@ -26,7 +23,7 @@ def random_scale_and_crop(
     """Scales an image and its mask and takes a random window of both.
 
     Where the scaled image is smaller than the window, it is at a random place in the
-    window. The pixels around it have the color `PAD_COLOR` and the label
+    window. The pixels around it have the color `MEAN_COLOR` and the label
     `ignore_class`. The image is resized bilinearly and antialiased. The mask is resized
     with the nearest neighbor, so that labels are never interpolated.
 
@@ -65,7 +62,7 @@ def random_scale_and_crop(
         cropped = tf.slice(values, begin, extent)
         return tf.where(inside, tf.pad(cropped, paddings), fill)
 
-    image = window(image, tf.constant(PAD_COLOR))
+    image = window(image, tf.constant(MEAN_COLOR))
     mask = window(mask, tf.constant(ignore_class, mask.dtype))[..., 0]
     return tf.ensure_shape(image, (*size, 3)), tf.ensure_shape(mask, size)
 

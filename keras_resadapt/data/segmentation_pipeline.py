@@ -10,7 +10,6 @@ from keras_resadapt.data.broken_images import without_broken
 from keras_resadapt.data.checks import (
     check_broken_fraction,
     check_color_jitter,
-    check_positive,
     check_range,
     check_shard,
 )
@@ -18,6 +17,7 @@ from keras_resadapt.data.epochs import Epochs
 from keras_resadapt.data.preprocessing import short_side_size
 from keras_resadapt.data.segmentation_source import SegmentationSource
 from keras_resadapt.data.sharded_evaluation import sharded_batches, with_cardinality
+from keras_resadapt.number_checks import check_integer
 
 Size = int | tuple[int, int]
 
@@ -175,8 +175,8 @@ def segmentation_evaluation_batches(
         ValueError: If an argument is outside its range.
     """
     _check_source(source)
-    check_positive("batch_size", batch_size)
-    check_positive("stride", stride)
+    check_integer(batch_size, "batch_size")
+    check_integer(stride, "stride")
     check_shard(shard, batch_size)
     check_broken_fraction(max_broken_fraction)
     single = resolutions is None or hasattr(resolutions, "__index__")
@@ -256,5 +256,5 @@ def _check_size(argument: str, size: Size) -> tuple[int, int]:
             f"Received: {argument}={size!r}"
         )
     for side in pair:
-        check_positive(argument, side, "pixels")
+        check_integer(side, argument, unit="pixels")
     return int(pair[0]), int(pair[1])

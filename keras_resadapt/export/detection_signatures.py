@@ -9,9 +9,9 @@ from keras_resadapt.data.augmentation import resize
 from keras_resadapt.data.decoding import decode
 from keras_resadapt.data.detection_augmentation import resized_size
 from keras_resadapt.data.detection_pipeline import STRIDE
-from keras_resadapt.data.segmentation_augmentation import PAD_COLOR
 from keras_resadapt.export.encoded_signatures import Decoding
 from keras_resadapt.export.signature import Signature, signature_of
+from keras_resadapt.layers.preprocessing import MEAN_COLOR
 from keras_resadapt.models.network import Network
 from keras_resadapt.points import OperatingPoint
 
@@ -91,7 +91,7 @@ def _encoded_signature(model, point, respond, decoding, full_masks) -> Signature
         image = decode(encoded, decoding.max_pixels)
         size = tf.shape(image)[:2]
         new = resized_size(size, point.resolution, (limit, limit))
-        view = resize(image, new[0], new[1]) - PAD_COLOR
+        view = resize(image, new[0], new[1]) - MEAN_COLOR
         return tf.RaggedTensor.from_tensor(view, ragged_rank=2), new, size
 
     def run(images):
@@ -122,12 +122,12 @@ def _encoded_signature(model, point, respond, decoding, full_masks) -> Signature
 
 
 def _canvases(views: tf.RaggedTensor) -> tf.Tensor:
-    """Returns images without `PAD_COLOR` as canvases like those of the data."""
+    """Returns images without `MEAN_COLOR` as canvases like those of the data."""
     canvases = views.to_tensor(shape=(None, None, None, 3))
     size = tf.shape(canvases)[1:3]
     height, width = tf.unstack(-size % STRIDE)
     canvases = tf.pad(canvases, [[0, 0], [0, height], [0, width], [0, 0]])
-    return canvases + PAD_COLOR
+    return canvases + MEAN_COLOR
 
 
 def _detect(model, point, images, sizes) -> dict[str, tf.Tensor]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from keras_resadapt.checks import check_integer
 from keras_resadapt.data import preprocess_encoded
 from keras_resadapt.export.signature import Signature, signature_of
+from keras_resadapt.number_checks import check_integer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_resadapt.checks import check_integer
+from keras_resadapt.number_checks import check_integer
 
 _FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _ANY_SIDE = 64  # of images of any size, in pixels

@@ -6,34 +6,12 @@ hold.
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-
-def as_int(name: str, value: Any) -> int:
-    """Returns a positive integer argument as an `int`.
-
-    Args:
-        name: The argument's name, for the error.
-        value: An integer of Python or NumPy.
-
-    Raises:
-        ValueError: If `value` is not a positive integer.
-    """
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        integer = operator.index(value)
-    except TypeError:
-        integer = None
-    if integer is None or integer < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )
-    return integer
+from keras_resadapt.number_checks import check_integer
 
 
 def as_pair(name: str, value: Any) -> tuple[int, int]:
@@ -50,7 +28,7 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
             f"`{name}` must be a positive integer or a pair of them. "
             f"Received: {name}={value!r}"
         )
-    height, width = (as_int(name, v) for v in values)
+    height, width = (check_integer(v, name) for v in values)
     return height, width
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.few_channels import pad_channels, without_stride
 from keras_resadapt.layers.folding import fold_bias
 from keras_resadapt.layers.padding import SymmetricPadding
+from keras_resadapt.number_checks import check_integer
 
 
 class _Convolution(SymmetricPadding):
@@ -76,11 +76,11 @@ class Conv2D(_Convolution, keras.layers.Conv2D):
         **kwargs,
     ):
         super().__init__(
-            filters=as_int("filters", filters),
+            filters=check_integer(filters, "filters"),
             kernel_size=kernel_size,
             strides=strides,
             dilation_rate=dilation_rate,
-            groups=as_int("groups", groups),
+            groups=check_integer(groups, "groups"),
             **kwargs,
         )
 
@@ -170,7 +170,7 @@ class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
         super().__init__(
             kernel_size=kernel_size,
             strides=strides,
-            depth_multiplier=as_int("depth_multiplier", depth_multiplier),
+            depth_multiplier=check_integer(depth_multiplier, "depth_multiplier"),
             **kwargs,
         )
 

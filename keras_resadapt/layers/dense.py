@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_resadapt.layers.arguments import as_int
+from keras_resadapt.number_checks import check_integer
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -16,7 +16,7 @@ class Dense(keras.layers.Dense):
     """
 
     def __init__(self, units: int, **kwargs):
-        super().__init__(as_int("units", units), **kwargs)
+        super().__init__(check_integer(units, "units"), **kwargs)
 
     def call(self, inputs, training=None):
         outputs = ops.matmul(inputs, self.kernel_for(inputs))

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.resize import resize_bilinear
+from keras_resadapt.number_checks import check_integer
 
 UPSAMPLINGS = ("nearest", "bilinear")
 
@@ -51,7 +51,7 @@ class HighFrequencyResidual(keras.layers.Layer):
                 f"`upsampling` must be one of {UPSAMPLINGS}. "
                 f"Received: upsampling={upsampling!r}"
             )
-        self.scale = as_int("scale", scale)
+        self.scale = check_integer(scale, "scale")
         self.upsampling = upsampling
 
     def build(self, input_shape):

@@ -9,6 +9,8 @@ _STATISTICS = {
     "cifar10": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
+# The mean color of ImageNet in [0, 255], which preprocessing turns into zeros
+MEAN_COLOR = (123.675, 116.28, 103.53)
 PREPROCESSING = (*_STATISTICS, "unit", None)
 
 

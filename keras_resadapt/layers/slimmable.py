@@ -5,10 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_resadapt.layers.dense import Dense
 from keras_resadapt.layers.few_channels import pad_channels
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points.operating_point import DrawnWidth
 
 
@@ -104,7 +104,7 @@ class SlimmableConv2D(_AnyInputChannels, Conv2D):
         ratio: float | None = 1.0,
         **kwargs,
     ):
-        filters = as_int("filters", filters)
+        filters = check_integer(filters, "filters")
         max_width = float(max_width)
         ratio = None if ratio is None else float(ratio)
         super().__init__(

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.batch_normalization import (
     BatchNormalization,
     affine,
@@ -10,6 +9,7 @@ from keras_resadapt.layers.batch_normalization import (
 )
 from keras_resadapt.layers.point_variables import PointVariables
 from keras_resadapt.layers.slimmable import channels_of, first_channels
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points.operating_point import OperatingPoint
 
 
@@ -43,7 +43,7 @@ class SlimmableBatchNormalization(PointVariables, BatchNormalization):
 
     def __init__(self, full_resolution: int, full_width: float, **kwargs):
         super().__init__(**kwargs)
-        self.full_resolution = as_int("full_resolution", full_resolution)
+        self.full_resolution = check_integer(full_resolution, "full_resolution")
         self.full_width = float(full_width)
         self.of_points = {}  # (mean, variance) by point
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from keras_resadapt.backbones import VGG, Backbone, MobileNetV2, ResNet
 from keras_resadapt.boxes import DetectionSettings
-from keras_resadapt.layers.arguments import as_int, as_plain
+from keras_resadapt.layers.arguments import as_plain
 from keras_resadapt.layers.switchable_batch_normalization import check_resolutions
 from keras_resadapt.models.mutualnet import MutualNet
 from keras_resadapt.models.rsnet import RSNet
 from keras_resadapt.models.switchable import check_width_range
 from keras_resadapt.models.weights import load_weights_file
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.tasks import InstanceSegmentation
 
 RESOLUTIONS = (600, 480, 360, 240)
@@ -108,7 +109,7 @@ def _task(
     num_classes, resolutions, max_size, masks, channels, units, settings
 ) -> InstanceSegmentation:
     largest = check_resolutions(resolutions)[0]
-    if as_int("max_size", max_size) < largest:
+    if check_integer(max_size, "max_size") < largest:
         raise ValueError(
             f"`max_size` must be at least the largest resolution, {largest} pixels. "
             f"Received: max_size={max_size!r}"

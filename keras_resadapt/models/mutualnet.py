@@ -23,11 +23,11 @@ from keras_resadapt.models.sandwich import draw_sub_networks, sandwich_gradients
 from keras_resadapt.models.switchable import (
     SMALL_NORMAL,
     SwitchableNetwork,
-    check_count,
     check_width_range,
     headless_task,
 )
 from keras_resadapt.models.weights import load_weights_file
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points import DrawnResolution, OperatingPoint
 from keras_resadapt.profile import channels_of_norms
 from keras_resadapt.quantization.per_point import SlimmableQuantizer
@@ -104,8 +104,10 @@ class MutualNet(SwitchableNetwork):
     ):
         super().__init__(backbone, task, resolutions, preprocessing, **kwargs)
         self.width_range = check_width_range(width_range)
-        self.num_random_widths = check_count("num_random_widths", num_random_widths, 0)
-        self.seed = check_count("seed", seed, 0)
+        self.num_random_widths = check_integer(
+            num_random_widths, "num_random_widths", minimum=0
+        )
+        self.seed = check_integer(seed, "seed", minimum=0)
         self.train_resolutions = self._check_train_resolutions(train_resolutions)
         self.distillation = self._check_distillation(distillation)
         if self.distillation != "none":
@@ -365,12 +367,6 @@ class MutualNet(SwitchableNetwork):
                 "A quantized slimmable network trains on TensorFlow without XLA. "
                 f"Received: quantization={self.quantization} with the backend "
                 f"{keras.backend.backend()!r} and jit_compile={self.jit_compile}"
-            )
-        if self.masks_channels and self.task.takes_targets:
-            raise ValueError(
-                f"{type(self.task).__name__} trains on TensorFlow without XLA. "
-                f"Received: jit_compile={self.jit_compile} with the backend "
-                f"{keras.backend.backend()!r}"
             )
         self._before_training()
         return super().make_train_function(force)

@@ -1,5 +1,6 @@
 """The root model: a network that runs at a list of operating points."""
 
+import concurrent.futures
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -337,7 +338,7 @@ class Network(WholeImages, keras.Model):
         if spans_workers():
             if self.task.make_scorer() is not None:
                 check_workers_have_joined(self.distribute_strategy)
-            _check_for_workers(kwargs.get("steps_per_execution", 1))
+            _check_steps_per_execution(kwargs.get("steps_per_execution", 1))
         jit_compile = self._without_xla(jit_compile)
         super().compile(
             optimizer=optimizer,
@@ -415,9 +416,12 @@ class Network(WholeImages, keras.Model):
                 validation_data, **kwargs: As for `keras.Model.fit`.
 
         Raises:
-            ValueError: A batch size that the replicas of a strategy do not divide.
+            ValueError: A batch size that the replicas of a strategy do not divide, or
+                a callback that cannot work over several workers.
         """
         self._check_batch_size(x, batch_size)
+        if spans_workers(self.distribute_strategy):
+            _check_callbacks(callbacks)
         weights = kwargs.get("sample_weight")
         self._drop_step_of_other_ranks("train_function", x, y, weights)
         # Keras warns of shuffling a data set, which it does not do.
@@ -435,6 +439,19 @@ class Network(WholeImages, keras.Model):
                 shuffle,
                 **kwargs,
             )
+
+    def save(self, filepath, *args, **kwargs):
+        """Saves as `keras.Model.save` does.
+
+        Every worker that calls it saves its own copy. Usually only the chief does; see
+        `training.is_chief`.
+        """
+        if not spans_workers():
+            return super().save(filepath, *args, **kwargs)
+        # Keras creates an optimizer, whose variables would wait for the other workers
+        # within the scope of the strategy. A thread of its own is outside.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(super().save, filepath, *args, **kwargs).result()
 
     def evaluate(self, x=None, *args, **kwargs):
         """Evaluates as `keras.Model.evaluate` does.
@@ -729,13 +746,24 @@ class Network(WholeImages, keras.Model):
         return keras.tree.map_structure(lambda y: y[:rows], outputs)
 
 
-def _check_for_workers(steps_per_execution: int) -> None:
-    """Raises a `ValueError` for what cannot work over several workers."""
+def _check_steps_per_execution(steps_per_execution: int) -> None:
+    """Raises a `ValueError` for steps that several workers cannot join."""
     if steps_per_execution != 1:
         raise ValueError(
             "`steps_per_execution` must be 1 over several workers. "
             f"Received: steps_per_execution={steps_per_execution}"
         )
+
+
+def _check_callbacks(callbacks) -> None:
+    """Raises a `ValueError` for a callback that cannot work over several workers."""
+    for callback in callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                "`callbacks` must not have `BackupAndRestore` over several workers, "
+                "all of which would write one file. `training.Checkpoint` saves and "
+                f"resumes a training. Received: callbacks={callbacks!r}"
+            )
 
 
 def _under_own_policy(init):

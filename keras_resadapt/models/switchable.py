@@ -322,16 +322,6 @@ def headless_task(
     return Features(pooling)
 
 
-def check_count(name: str, value: int, least: int) -> int:
-    """Returns an integer argument as an int, or raises a `ValueError`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
-
-
 def check_width_range(width_range: Sequence[float]) -> tuple[float, float]:
     """Returns the smallest and the largest width, or raises a `ValueError`."""
     try:

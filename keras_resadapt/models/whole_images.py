@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from keras_resadapt.compiled import compile_any_size
-from keras_resadapt.layers.arguments import as_int
 from keras_resadapt.layers.replicas import spans_workers
 from keras_resadapt.models.image_arguments import (
     as_batch,
@@ -17,6 +16,7 @@ from keras_resadapt.models.image_arguments import (
     as_sizes,
     check_sizes_of_targets,
 )
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points import OperatingPoint
 from keras_resadapt.training.workers import (
     gather_from_workers,
@@ -113,7 +113,7 @@ class WholeImages:
                 are not finite, or sizes do not fit the images.
         """
         point = self.headline_point if point is None else self.point_of(point)
-        batch_size = as_int("batch_size", batch_size)
+        batch_size = check_integer(batch_size, "batch_size")
         images = as_images(images)
         if sizes is not None:
             sizes = as_sizes(sizes, images)

@@ -13,16 +13,15 @@ from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.boxes import DetectionSettings
 from keras_resadapt.heads.mask_rcnn import MaskRCNN
 from keras_resadapt.layers import resize_bilinear
-from keras_resadapt.layers.arguments import as_int
+from keras_resadapt.layers.preprocessing import MEAN_COLOR
 from keras_resadapt.layers.resize import spatial_size
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.tasks.detection_loss import DetectionLoss, MeanTerms
 from keras_resadapt.tasks.detection_scorer import DetectionScorer, own_pixels
 from keras_resadapt.tasks.task import Task
 
-# Canvases of `detect` are a multiple of this number of pixels, and have the mean color
-# of ImageNet beside the images.
+# Canvases of `detect` are a multiple of this number of pixels.
 _STRIDE = 32
-_COLOR = np.array([123.675, 116.28, 103.53], "float32")
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -85,10 +84,10 @@ class InstanceSegmentation(Task):
         aspect: float = 5 / 3,
         **settings,
     ):
-        self.num_classes = as_int("num_classes", num_classes)
+        self.num_classes = check_integer(num_classes, "num_classes")
         self.masks = bool(masks)
-        self.channels = as_int("channels", channels)
-        self.units = as_int("units", units)
+        self.channels = check_integer(channels, "channels")
+        self.units = check_integer(units, "units")
         if not 1 <= aspect < math.inf:
             raise ValueError(
                 f"`aspect` must be at least 1. Received: aspect={aspect!r}"
@@ -166,9 +165,10 @@ class InstanceSegmentation(Task):
         new = _resized_sizes(originals, resolution, self.image_size(resolution)[1])
         height, width = _padded(tuple(map(int, new.max(axis=0))), _STRIDE)
         canvases = np.zeros((len(images), height, width, 3), "float32")
+        color = np.array(MEAN_COLOR, "float32")
         for canvas, image, size in zip(canvases, images, new.tolist()):
-            canvas[: size[0], : size[1]] = _resized(image, size) - _COLOR
-        canvases += _COLOR
+            canvas[: size[0], : size[1]] = _resized(image, size) - color
+        canvases += color
         return canvases, {"size": new, "original_size": originals}
 
     # === Targets ===

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_resadapt import losses
 from keras_resadapt.heads.refinenet import LightWeightRefineNet, RefineNet
-from keras_resadapt.layers.arguments import as_int
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.tasks.classification import check_num_classes
 from keras_resadapt.tasks.masks import (
     is_labelled,
@@ -81,7 +81,7 @@ class Segmentation(Task):
                 f"Received: decoder={decoder!r}"
             )
         self.decoder = decoder
-        self.channels = as_int("channels", channels)
+        self.channels = check_integer(channels, "channels")
         if not 0 <= dropout < 1:
             raise ValueError(
                 f"`dropout` must be in [0, 1). Received: dropout={dropout!r}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_resadapt.layers.arguments import as_int
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.training.checkpoint_file import (
     Position,
     TrainingState,
@@ -97,7 +97,7 @@ class Checkpoint(keras.callbacks.Callback):
     ):
         super().__init__()
         if every is not None:
-            every = as_int("every", every)
+            every = check_integer(every, "every")
         self.folder = os.fspath(folder)
         self.every = every
         self.preemption = preemption
@@ -215,7 +215,8 @@ class Checkpoint(keras.callbacks.Callback):
         if is_chief():
             received = self.preemption.received
             print(
-                f"Stopped by {received.name if received else 'another worker'}. The "
+                # On a line of its own, after the progress bar
+                f"\nStopped by {received.name if received else 'another worker'}. The "
                 f"training can be resumed {self.resume_text}.",
                 file=sys.stderr,
             )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_resadapt.training.checks import check_number
+from keras_resadapt.number_checks import check_number
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -29,8 +29,8 @@ class MultiStepDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int = 0,
     ):
         super().__init__()
-        check_number("learning_rate", learning_rate)
-        check_number("warmup_steps", warmup_steps)
+        check_number(learning_rate, "learning_rate", minimum=0)
+        check_number(warmup_steps, "warmup_steps", minimum=0)
         self.learning_rate = learning_rate
         self.milestones = tuple(milestones)
         self.warmup_steps = warmup_steps

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_resadapt.training.checks import check_number
+from keras_resadapt.number_checks import check_number
 from keras_resadapt.training.multi_step import MultiStepDecay
 from keras_resadapt.training.sgd import SGD
 
@@ -44,12 +44,12 @@ class Recipe:
     milestones: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        check_number("epochs", self.epochs, lowest=1)
-        check_number("learning_rate", self.learning_rate)
-        check_number("weight_decay", self.weight_decay)
-        check_number("momentum", self.momentum, highest=1)
-        check_number("batch_size", self.batch_size, lowest=1)
-        check_number("warmup_epochs", self.warmup_epochs)
+        check_number(self.epochs, "epochs", minimum=1)
+        check_number(self.learning_rate, "learning_rate", minimum=0)
+        check_number(self.weight_decay, "weight_decay", minimum=0)
+        check_number(self.momentum, "momentum", minimum=0, maximum=1)
+        check_number(self.batch_size, "batch_size", minimum=1)
+        check_number(self.warmup_epochs, "warmup_epochs", minimum=0)
         if not all(0 < fraction < 1 for fraction in self.milestones or ()):
             raise ValueError(
                 "`milestones` must be fractions of the epochs, in (0, 1). "
@@ -71,9 +71,9 @@ class Recipe:
         Raises:
             ValueError: If an argument is out of range.
         """
-        check_number("steps_per_epoch", steps_per_epoch, lowest=1)
-        check_number("batch_size", batch_size, lowest=1)
-        check_number("accumulation_steps", accumulation_steps, lowest=1)
+        check_number(steps_per_epoch, "steps_per_epoch", minimum=1)
+        check_number(batch_size, "batch_size", minimum=1)
+        check_number(accumulation_steps, "accumulation_steps", minimum=1)
         rate = self.learning_rate * batch_size * accumulation_steps / self.batch_size
         # Keras passes the number of steps to schedules, not of updates.
         warmup = round(self.warmup_epochs * steps_per_epoch)

@@ -5,7 +5,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_resadapt.training.checks import check_number
+from keras_resadapt.number_checks import check_number
 
 
 @keras.saving.register_keras_serializable("keras_resadapt")
@@ -54,9 +54,9 @@ class SGD(keras.optimizers.SGD):
         **kwargs,
     ):
         if isinstance(learning_rate, numbers.Real):
-            check_number("learning_rate", learning_rate)
-        check_number("momentum", momentum, highest=1)
-        check_number("weight_decay", weight_decay)
+            check_number(learning_rate, "learning_rate", minimum=0)
+        check_number(momentum, "momentum", minimum=0, maximum=1)
+        check_number(weight_decay, "weight_decay", minimum=0)
         super().__init__(
             learning_rate=learning_rate,
             momentum=float(momentum),

@@ -32,7 +32,8 @@ def strategy_scope(
             run; see `tpu_strategy`. `"multi_worker"` uses TensorFlow's
             `MultiWorkerMirroredStrategy` over the processes that `TF_CONFIG`, or
             else a SLURM step, describes; each uses all GPUs that it sees. It must be
-            called before TensorFlow runs an operation.
+            called before TensorFlow runs an operation. Callbacks run in every worker:
+            add those that write files where `is_chief()` is True.
         timeout_seconds: For `"multi_worker"`: how long a worker waits for another
             one before it ends with an error, at the start and in the functions that
             all workers call together. It must exceed the time in which one worker

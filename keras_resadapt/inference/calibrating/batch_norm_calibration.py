@@ -9,9 +9,10 @@ from keras import ops
 
 from keras_resadapt.backend import require_tensorflow_or_jax
 from keras_resadapt.batches import first_images, view_at_point
-from keras_resadapt.checks import check_integer, check_network
+from keras_resadapt.checks import check_network
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.models.network import Network
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points import CollectingPoint, DrawnWidth, OperatingPoint
 from keras_resadapt.profile import channels_of_norms
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from keras_resadapt.checks import check_number
 from keras_resadapt.inference.calibrating.temperature import fit_temperatures
 from keras_resadapt.inference.calibrating.threshold_search import ThresholdSearch
 from keras_resadapt.inference.storing.confidence import confidence as confidence_of
 from keras_resadapt.inference.storing.confidence import softmax
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.inference.storing.thresholds import Thresholds
+from keras_resadapt.number_checks import check_number
 
 METHODS = ("search", "geometric")
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resadapt.checks import check_integer
 from keras_resadapt.inference.calibrating.calibration import calibrate
 from keras_resadapt.inference.calibrating.threshold_search import (
     first_confident_exit,
@@ -14,6 +13,7 @@ from keras_resadapt.inference.running.adaptive_predictor import AdaptivePredicti
 from keras_resadapt.inference.storing.confidence import confidence, softmax
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.inference.storing.thresholds import Thresholds
+from keras_resadapt.number_checks import check_integer
 
 
 def anytime(collected: PointLogits) -> list[tuple[str, int, float]]:

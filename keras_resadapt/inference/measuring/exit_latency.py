@@ -3,9 +3,10 @@
 import numpy as np
 
 from keras_resadapt.backend import require_tensorflow
-from keras_resadapt.checks import check_cascade, check_integer
+from keras_resadapt.checks import check_cascade
 from keras_resadapt.inference.running.stages import check_resolution, freeze_stages
 from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.timing import median_times
 
 

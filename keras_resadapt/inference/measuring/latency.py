@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from keras_resadapt.backend import require_tensorflow_or_jax
-from keras_resadapt.checks import check_integer, check_network, check_points
+from keras_resadapt.checks import check_network, check_points
 from keras_resadapt.compiled import compile_function
 from keras_resadapt.models.network import Network
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points.operating_point import OperatingPoint
 from keras_resadapt.timing import median_times
 

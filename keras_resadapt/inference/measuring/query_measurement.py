@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from keras_resadapt.checks import check_integer
 from keras_resadapt.inference.calibrating.calibration import calibrate
 from keras_resadapt.inference.measuring.evaluation import anytime, simulate
 from keras_resadapt.inference.measuring.exit_latency import measure_exit_latency
@@ -18,6 +17,7 @@ from keras_resadapt.inference.running.collecting import collect_logits, measure_
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points.operating_point import OperatingPoint
 
 # Number of images on which the latency of a detection network is measured

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
-from keras_resadapt.checks import check_integer, check_number
 from keras_resadapt.inference.storing.thresholds import Thresholds
+from keras_resadapt.number_checks import check_integer, check_number
 from keras_resadapt.points.operating_point import OperatingPoint
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from keras_resadapt.checks import check_integer, check_network
+from keras_resadapt.checks import check_network
 from keras_resadapt.files import read_json, write_json
 from keras_resadapt.inference.measuring.query_measurement import (
     LatencySettings,
@@ -20,6 +20,7 @@ from keras_resadapt.inference.storing.fingerprint import (
 from keras_resadapt.inference.storing.point_logits import PointLogits
 from keras_resadapt.models.cascade import Cascade
 from keras_resadapt.models.network import Network
+from keras_resadapt.number_checks import check_integer
 
 
 @dataclasses.dataclass(frozen=True)

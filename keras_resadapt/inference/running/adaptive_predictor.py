@@ -8,11 +8,12 @@ import numpy as np
 
 from keras_resadapt.backend import require_tensorflow
 from keras_resadapt.batches import check_finite
-from keras_resadapt.checks import check_cascade, check_integer
+from keras_resadapt.checks import check_cascade
 from keras_resadapt.inference.running.adaptive import adaptive_logits
 from keras_resadapt.inference.running.stages import check_resolution, freeze_stages
 from keras_resadapt.inference.storing.thresholds import Thresholds
 from keras_resadapt.models.cascade import Cascade
+from keras_resadapt.number_checks import check_integer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_resadapt.checks import check_integer
 from keras_resadapt.inference.storing.confidence import confidence, softmax
 from keras_resadapt.inference.storing.thresholds import Thresholds
+from keras_resadapt.number_checks import check_integer
 
 
 class LiteRTNetwork:

@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from keras_resadapt.checks import check_integer
 from keras_resadapt.inference.running.frozen import freeze
 from keras_resadapt.models.cascade import Cascade, CascadeState
+from keras_resadapt.number_checks import check_integer
 from keras_resadapt.points.operating_point import OperatingPoint
 
 

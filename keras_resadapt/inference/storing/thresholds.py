@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resadapt.checks import check_number
 from keras_resadapt.files import read_json, write_json
 from keras_resadapt.inference.storing.fingerprint import (
     check_fingerprint,
     model_fingerprint,
 )
+from keras_resadapt.number_checks import check_number
 
 _MAX_EXITS = 1000
 
