@@ -443,6 +443,7 @@ def test_errors_on_two_workers(two_workers):
         assert "`steps_per_execution` must be 1" in notes["steps_per_execution"]
         assert "batch_size=5 for 2 replicas" in notes["batch_size"]
         assert "must not have `BackupAndRestore`" in notes["backup"]
+        assert "`ModelCheckpoint` on the chief alone" in notes["model_checkpoint"]
 
 
 @pytest.mark.slow

@@ -193,6 +193,10 @@ def train_all(families: list[str], folder: pathlib.Path) -> tuple[dict, dict]:
         notes["backup"] = message_of(
             lambda: model.fit(*make_data("rsnet", 6), callbacks=[backup])
         )
+        checkpoint = keras.callbacks.ModelCheckpoint(folder / "every.keras")
+        notes["model_checkpoint"] = message_of(
+            lambda: model.fit(*make_data("rsnet", 6), callbacks=[checkpoint])
+        )
     return found, notes
 
 

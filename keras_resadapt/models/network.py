@@ -24,6 +24,7 @@ from keras_resadapt.profile import ProfileRow, profile_point
 from keras_resadapt.quantization.scheme import Scheme, check_quantized
 from keras_resadapt.tasks import Task
 from keras_resadapt.training.data_parallel import copying_batches, split_over_devices
+from keras_resadapt.training.workers import is_chief, run_on_all
 
 
 class Network(WholeImages, keras.Model):
@@ -420,8 +421,8 @@ class Network(WholeImages, keras.Model):
                 a callback that cannot work over several workers.
         """
         self._check_batch_size(x, batch_size)
-        if spans_workers(self.distribute_strategy):
-            _check_callbacks(callbacks)
+        if spans_workers(getattr(self, "distribute_strategy", None)):
+            run_on_all(lambda: _check_callbacks(callbacks))
         weights = kwargs.get("sample_weight")
         self._drop_step_of_other_ranks("train_function", x, y, weights)
         # Keras warns of shuffling a data set, which it does not do.
@@ -763,6 +764,12 @@ def _check_callbacks(callbacks) -> None:
                 "`callbacks` must not have `BackupAndRestore` over several workers, "
                 "all of which would write one file. `training.Checkpoint` saves and "
                 f"resumes a training. Received: callbacks={callbacks!r}"
+            )
+        if isinstance(callback, keras.callbacks.ModelCheckpoint) and not is_chief():
+            raise ValueError(
+                "`callbacks` must have `ModelCheckpoint` on the chief alone, because "
+                "all workers would write one file; see `training.is_chief`. "
+                f"Received: callbacks={callbacks!r}"
             )
 
 

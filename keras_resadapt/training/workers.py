@@ -289,7 +289,11 @@ def run_on_all(function: Callable[[], Any]) -> Any:
 
 def _raise_in_all(error: BaseException | None) -> None:
     """Raises an error in all workers if it is not None in one of them."""
-    messages = gather_from_workers(error and (str(error) or repr(error)))
+    try:
+        messages = gather_from_workers(error and (str(error) or repr(error)))
+    except Exception:  # a worker that received the message may have ended already
+        if error is None:
+            raise
     if error is not None:
         raise error
     for index, message in enumerate(messages):
