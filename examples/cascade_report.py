@@ -107,12 +107,17 @@ def collect(model: keras.Model, source, name: str) -> inference.PointLogits:
 
 
 def report_exits(model: keras.Model, validation: inference.PointLogits) -> list[dict]:
-    """Prints and returns the cost and the accuracy of each exit."""
+    """Prints and returns the cost and the accuracy of each exit.
+
+    The latency is that of TensorFlow's stages, and None on other backends.
+    """
+    exits = inference.anytime(validation)
+    latencies = [None] * len(exits)
+    if keras.backend.backend() == "tensorflow":
+        latencies = inference.measure_exit_latency(model)
     rows = [
         {"exit": name, "madds": madds, "accuracy": accuracy, "ms_of_one_image": ms}
-        for (name, madds, accuracy), ms in zip(
-            inference.anytime(validation), inference.measure_exit_latency(model)
-        )
+        for (name, madds, accuracy), ms in zip(exits, latencies)
     ]
     print_table(
         ["exit", "MAdds (M)", "accuracy", "ms for one image"],
@@ -121,7 +126,7 @@ def report_exits(model: keras.Model, validation: inference.PointLogits) -> list[
                 row["exit"],
                 f"{row['madds'] / 1e6:.1f}",
                 f"{row['accuracy']:.3f}",
-                f"{row['ms_of_one_image']:.2f}",
+                f"{ms:.2f}" if (ms := row["ms_of_one_image"]) else "-",
             ]
             for row in rows
         ],

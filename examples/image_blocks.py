@@ -110,7 +110,9 @@ def _list(source) -> Iterator[pyarrow.fs.FileInfo]:
         for info in source.file_system.get_file_info(selector):
             name = info.base_name.lower()
             known = name.endswith(_EXTENSIONS) or ".tfrecord" in name
-            if info.is_file and known and not name.startswith("."):
+            # A link to a missing file is listed, and its image is reported.
+            folder = info.type == pyarrow.fs.FileType.Directory
+            if known and not folder and not name.startswith("."):
                 yield info
     else:
         raise ScoringError(
@@ -214,7 +216,9 @@ def _read_records(source, path, feature) -> Iterator[tuple[str, bytes | Exceptio
     missing = (FileNotFoundError, PermissionError, tf.errors.NotFoundError)
     try:
         with _local_copy(source.file_system, path) as local:
-            for record in tf.data.TFRecordDataset(local).as_numpy_iterator():
+            compression = "GZIP" if path.endswith(".gz") else None
+            records = tf.data.TFRecordDataset(local, compression)
+            for record in records.as_numpy_iterator():
                 yield f"{key}#{count}", _image_of(record, feature)
                 count += 1
     except (*missing, tf.errors.DataLossError) as error:

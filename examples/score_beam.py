@@ -84,6 +84,14 @@ def run(options: argparse.Namespace, beam_arguments: Sequence[str]) -> None:
     for pattern in options.inputs:
         if not FileSystems.match([pattern], limits=[1])[0].metadata_list:
             raise ScoringError(f"--inputs must match files. Received: {pattern}")
+    if FileSystems.match([f"{options.output}/part*"], [1])[0].metadata_list:
+        raise ScoringError(
+            f"--output must hold no results of another run. Received: {options.output}"
+        )
+    if options.batch_size < 1:
+        raise ScoringError(
+            f"--batch_size must be positive. Received: {options.batch_size}"
+        )
     handler = SavedModelHandler(
         options.savedmodel, options.signature, options.batch_size
     )

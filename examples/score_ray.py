@@ -82,8 +82,10 @@ class Output:
             manifest: What identifies the run. The values of all keys must be equal.
 
         Raises:
-            ScoringError: If the folder holds another run or other files.
+            ScoringError: If the folder holds another run or other files, or is a file.
         """
+        if self.file_system.get_file_info(self.folder).is_file:
+            raise ScoringError(f"--output must be a folder. Received: {self.uri}")
         self.file_system.create_dir(self.folder, recursive=True)
         path = f"{self.folder}/{_MANIFEST}"
         if self.file_system.get_file_info(path).is_file:
@@ -120,7 +122,8 @@ class Output:
         return {
             int(info.base_name.removeprefix("part-").removesuffix(".parquet"))
             for info in self._list()
-            if info.base_name.startswith("part-")
+            # A loss of power can leave an empty file.
+            if info.base_name.startswith("part-") and info.size
         }
 
     def read(self, columns: Sequence[str]) -> pyarrow.Table:

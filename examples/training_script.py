@@ -636,7 +636,7 @@ def train(
         path_of("checkpoint"), FLAGS.checkpoint_every, state, preemption
     )
     try:
-        with exiting_when_stuck(FLAGS.worker_timeout) as callbacks:
+        with exiting_when_stuck(FLAGS.worker_timeout, FLAGS.data_service) as callbacks:
             model.fit(
                 batches,
                 epochs=recipe.epochs,

@@ -93,25 +93,31 @@ def exiting_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exiting_when_stuck(
-    worker_timeout: float,
+    worker_timeout: float, data_service: str | None = None
 ) -> Iterator[list[keras.callbacks.Callback]]:
     """Exits with the code `WORKER_LOST` when this worker makes no progress.
 
+    It may wait for other workers, or for a tf.data service that has ended, which
+    TensorFlow would wait for without a limit and without listening to signals.
+
     Args:
         worker_timeout: How long a worker may make no progress, in seconds.
+        data_service: The address of the tf.data service; None without one.
 
     Yields:
         The callbacks of `fit`.
     """
-    if training.num_workers() == 1:
+    if training.num_workers() == 1 and data_service is None:
         yield []
         return
+    others = [] if training.num_workers() == 1 else ["another worker"]
+    others += [] if data_service is None else [f"the data service {data_service}"]
 
     def end():
         faulthandler.dump_traceback(sys.__stderr__)
         print(
             f"error: Worker {training.workers.worker_index()} has made no progress for "
-            f"{worker_timeout:g} s. It is stuck, or waits for another worker that is; "
+            f"{worker_timeout:g} s. It is stuck, or waits for {' or '.join(others)}; "
             f"the traces above show where. {_HOW_TO_RESUME}",
             file=sys.stderr,
         )

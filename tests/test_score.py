@@ -1,5 +1,6 @@
 """Scoring of many images by Ray and by Beam, and without them."""
 
+import gzip
 import importlib.util
 import os
 import shutil
@@ -200,6 +201,23 @@ def test_records_on_another_file_system(examples, records):
     assert "'image'" in str(error) and "image/encoded" in str(error)
 
 
+def test_compressed_records_and_a_link_to_nothing(tmp_path, examples, records):
+    content = (records / "a.tfrecord-00000-of-00001").read_bytes()
+    (tmp_path / "a.tfrecord.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "missing.jpg")
+    blocks = examples("image_blocks")
+    (source,) = blocks.open_sources([str(tmp_path)])
+    found = [
+        image
+        for block in blocks.make_blocks(blocks.list_files([source]), 2)
+        for _, image in blocks.read_block(source, block, "image/encoded")
+    ]
+    assert sorted(type(image).__name__ for image in found) == [
+        "FileNotFoundError",
+        *["bytes"] * 6,
+    ]
+
+
 def test_files_are_listed_once_and_without_credentials(tmp_path, examples, images):
     blocks = examples("image_blocks")
     sources = blocks.open_sources([str(images), str(images / "sub"), str(images) + "/"])
@@ -360,6 +378,7 @@ def test_bad_input(tmp_path, score_ray, served, images):
     assert "must be positive" in error("--actors=0")
     assert "must be positive" in error("--cpus_per_actor=nan")
     assert "other files" in error(output=images)
+    assert "--output must be a folder" in error(output=images / "text.bmp")
 
     assert not (tmp_path / "scores").exists()
     output = score_ray.Output(str(tmp_path / "scores"))
@@ -367,6 +386,15 @@ def test_bad_input(tmp_path, score_ray, served, images):
     line = error()
     assert "signature (was another" in line and "block_size" not in line
     assert "inputs (was None" in line and "savedmodel" in line
+
+
+@needs_ray
+def test_an_empty_part_is_not_finished(tmp_path, score_ray):
+    output = score_ray.Output(str(tmp_path))
+    for block in range(2):
+        output.write_part(block, [])
+    (tmp_path / "part-00000000.parquet").write_bytes(b"")
+    assert output.finished() == {1}
 
 
 # === Beam ===
@@ -383,3 +411,5 @@ def test_beam(tmp_path, served, images, expected):
     check_images(rows, images, expected)
     result = run_script("score_beam", *flags, f"{images}/*.gif")
     assert "error: --inputs must match files" in result.error
+    result = run_script("score_beam", *flags, *patterns)
+    assert "error: --output must hold no results" in result.error
