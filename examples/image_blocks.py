@@ -110,9 +110,7 @@ def _list(source) -> Iterator[pyarrow.fs.FileInfo]:
         for info in source.file_system.get_file_info(selector):
             name = info.base_name.lower()
             known = name.endswith(_EXTENSIONS) or ".tfrecord" in name
-            # A link to a missing file is listed, and its image is reported.
-            folder = info.type == pyarrow.fs.FileType.Directory
-            if known and not folder and not name.startswith("."):
+            if info.is_file and known and not name.startswith("."):
                 yield info
     else:
         raise ScoringError(

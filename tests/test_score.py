@@ -201,21 +201,14 @@ def test_records_on_another_file_system(examples, records):
     assert "'image'" in str(error) and "image/encoded" in str(error)
 
 
-def test_compressed_records_and_a_link_to_nothing(tmp_path, examples, records):
+def test_compressed_records(tmp_path, examples, records):
     content = (records / "a.tfrecord-00000-of-00001").read_bytes()
     (tmp_path / "a.tfrecord.gz").write_bytes(gzip.compress(content))
-    (tmp_path / "b.jpg").symlink_to(tmp_path / "missing.jpg")
     blocks = examples("image_blocks")
     (source,) = blocks.open_sources([str(tmp_path)])
-    found = [
-        image
-        for block in blocks.make_blocks(blocks.list_files([source]), 2)
-        for _, image in blocks.read_block(source, block, "image/encoded")
-    ]
-    assert sorted(type(image).__name__ for image in found) == [
-        "FileNotFoundError",
-        *["bytes"] * 6,
-    ]
+    (block,) = blocks.make_blocks(blocks.list_files([source]), 2)
+    found = list(blocks.read_block(source, block, "image/encoded"))
+    assert len(found) == 6 and all(isinstance(image, bytes) for _, image in found)
 
 
 def test_files_are_listed_once_and_without_credentials(tmp_path, examples, images):
