@@ -85,6 +85,9 @@ def report(model: keras.Model, sources: training_script.Sources) -> None:
         title=f"One exit for all images, and adaptive exits ({FLAGS.dataset})",
         sweeps={model.name: [(row.madds, row.accuracy) for row in curve]},
     )
+    if keras.backend.backend() != "tensorflow":
+        print("The latency and the plot of exits need KERAS_BACKEND=tensorflow.")
+        return
     analysis.plot_exit_gallery(
         model,
         thresholds,
