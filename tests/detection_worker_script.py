@@ -39,7 +39,7 @@ SMALL = {
 }
 
 
-def make() -> keras.Model:
+def make(run_eagerly: bool = False) -> keras.Model:
     """A compiled network, with the same weights in every process.
 
     It has one sub-network; those of several widths are tested with classifiers.
@@ -49,7 +49,7 @@ def make() -> keras.Model:
     model = keras_resadapt.MutualMaskRCNN(
         CLASSES, width_range=(1.0, 1.0), num_random_widths=0, **options
     )
-    model.compile(training.SGD(0.01, weight_decay=1e-3))
+    model.compile(training.SGD(0.01, weight_decay=1e-3), run_eagerly=run_eagerly)
     return model
 
 

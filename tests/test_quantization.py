@@ -45,6 +45,13 @@ def run_python(code, **environment):
     return result.stdout
 
 
+def make_block(resolutions, scheme):
+    """A quantized RS-Net of one block."""
+    return keras_resadapt.RSNet18(
+        5, resolutions, depths=(1,), filters=(8,), stem="small", quantization=scheme
+    )
+
+
 def batches_of(model, count=2, size=16, seed=0):
     """Random images in batches, at the largest resolution of the model."""
     rng = np.random.default_rng(seed)
@@ -381,7 +388,7 @@ def test_gradients_pass_rounded_offsets():
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_fit_save_and_load(scheme, tmp_path):
     keras.utils.set_random_seed(0)
-    model = make_tiny(resolutions=(32, 16), quantization=scheme)
+    model = make_block((32, 16), scheme)
     (images, labels), *_ = batches_of(model, 1, 32)
     model.compile(keras.optimizers.SGD(0.05, 0.9), metrics=["accuracy"])
     history = model.fit(images, labels, batch_size=16, epochs=8, verbose=0)
@@ -450,15 +457,9 @@ def test_two_replicas_train_as_one():
     for strategy in ("none", "mirrored"):
         keras.utils.set_random_seed(0)
         with training.strategy_scope(strategy):
-            model = keras_resadapt.RSNet18(
-                5,
-                (32,),
-                depths=(1,),
-                filters=(8,),
-                stem="small",
-                quantization=LearnedQuantization(2, 2),
-            )
-            model.compile(keras.optimizers.SGD(0.01))
+            model = make_block((32,), LearnedQuantization(2, 2))
+            # Running a step eagerly takes less time than tracing it.
+            model.compile(keras.optimizers.SGD(0.01), run_eagerly=strategy == "none")
         (images, labels), *_ = batches_of(model, 1, 16)
         model.fit(images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0)
         results.append({v.path: np.array(v) for v in model.variables})
