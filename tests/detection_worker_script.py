@@ -39,13 +39,17 @@ SMALL = {
 }
 
 
-def make() -> keras.Model:
-    """A compiled network, with the same weights in every process."""
+def make(run_eagerly: bool = False) -> keras.Model:
+    """A compiled network, with the same weights in every process.
+
+    It has one sub-network; those of several widths are tested with classifiers.
+    """
     keras.utils.set_random_seed(0)
+    options = {**SMALL, "resolutions": (64,)}
     model = keras_resadapt.MutualMaskRCNN(
-        CLASSES, width_range=(0.5, 1.0), num_random_widths=0, **SMALL
+        CLASSES, width_range=(1.0, 1.0), num_random_widths=0, **options
     )
-    model.compile(training.SGD(0.01, weight_decay=1e-3))
+    model.compile(training.SGD(0.01, weight_decay=1e-3), run_eagerly=run_eagerly)
     return model
 
 

@@ -44,6 +44,7 @@ SHORTER = {
     "steps_per_epoch=5": "steps_per_epoch=1",
     "RANet(8, ": "RANet(8, num_blocks=1, ",
     "max_madds=15e6": "max_madds=10e6",  # the exits then cost 6.6M to 12.4M
+    "depths=(1, 1), filters=(16, 32)": "depths=(1,), filters=(16,)",
     "resolutions=(64, 32), ": "resolutions=(64, 32), depths=(1, 1, 1, 1), ",
 }
 
@@ -52,7 +53,7 @@ SHORTER = {
 def test_readme_runs(tmp_path, monkeypatch):
     """The blocks of README.md run in their order, in one process.
 
-    They draw fewer images, train for fewer steps, and two networks are shallower.
+    They draw fewer images, train for fewer steps, and the networks are shallower.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "SPLIT_SIZES", {"train": 640, "validation": 128})

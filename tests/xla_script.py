@@ -27,7 +27,7 @@ RESOLUTIONS = (32, 16)
 
 
 def make_rsnet(task=5, resolutions=RESOLUTIONS):
-    backbone = backbones.ResNet((1, 1), (8, 16), stem="small", name="backbone")
+    backbone = backbones.ResNet((1,), (8,), stem="small", name="backbone")
     return keras_resadapt.RSNet(backbone, task, resolutions)
 
 
