@@ -402,7 +402,7 @@ def test_backbones_of_other_kinds():
         ),
         lambda n: make_tiny_cascade(n(5), distillation_weight=np.float64(0.5)),
         lambda n: keras_resadapt.MSDNetCIFARGrowing(
-            n(5), channels=n(4), growth_factors=np.array([1, 2, 4])
+            n(5), channels=n(4), growth_factors=np.array([1, 2, 4]), num_blocks=n(2)
         ),
         lambda n: keras_resadapt.MSResNet18(
             n(5), np.array([32, 16]), depths=(n(1),), filters=(n(8),), stem="small"
