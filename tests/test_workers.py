@@ -333,6 +333,32 @@ def test_a_watchdog():
         training.Watchdog(0, calls.clear)
 
 
+def test_a_data_service_is_watched_without_other_workers(monkeypatch, capfd):
+    """TensorFlow waits for a lost service without end, and ignores signals."""
+    with script("worker_exits") as exits:
+        with exits.exiting_when_stuck(60) as callbacks:
+            assert not callbacks
+        ended = threading.Event()
+        monkeypatch.setattr(exits, "_exit", lambda code: ended.set())
+        with exits.exiting_when_stuck(0.05, "grpc://service:1") as callbacks:
+            assert len(callbacks) == 1 and ended.wait(10)
+    assert "waits for the data service grpc://service:1;" in capfd.readouterr().err
+
+
+def test_an_error_survives_the_end_of_another_worker(monkeypatch):
+    """The other worker may end before this one has received its answer."""
+
+    def lose(value):
+        raise ConnectionError("Socket closed")
+
+    monkeypatch.setattr(training.workers, "num_workers", lambda: 2)
+    monkeypatch.setattr(training.workers, "gather_from_workers", lose)
+    with pytest.raises(ZeroDivisionError):
+        training.run_on_chief(lambda: 1 // 0)
+    with pytest.raises(ConnectionError):
+        training.run_on_chief(lambda: 1)
+
+
 def test_a_worker_that_is_missing_at_the_start():
     def scope():
         raise TimeoutError("Missing: worker 2")
