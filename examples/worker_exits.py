@@ -107,11 +107,14 @@ def exiting_when_stuck(
     Yields:
         The callbacks of `fit`.
     """
-    if training.num_workers() == 1 and data_service is None:
+    others = []
+    if training.num_workers() > 1:
+        others.append("another worker")
+    if data_service is not None:
+        others.append(f"the data service {data_service}")
+    if not others:
         yield []
         return
-    others = [] if training.num_workers() == 1 else ["another worker"]
-    others += [] if data_service is None else [f"the data service {data_service}"]
 
     def end():
         faulthandler.dump_traceback(sys.__stderr__)

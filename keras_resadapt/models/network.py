@@ -1,6 +1,5 @@
 """The root model: a network that runs at a list of operating points."""
 
-import concurrent.futures
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +23,11 @@ from keras_resadapt.profile import ProfileRow, profile_point
 from keras_resadapt.quantization.scheme import Scheme, check_quantized
 from keras_resadapt.tasks import Task
 from keras_resadapt.training.data_parallel import copying_batches, split_over_devices
-from keras_resadapt.training.workers import is_chief, run_on_all
+from keras_resadapt.training.workers import (
+    is_chief,
+    run_on_all,
+    run_outside_scope,
+)
 
 
 class Network(WholeImages, keras.Model):
@@ -449,10 +452,8 @@ class Network(WholeImages, keras.Model):
         """
         if not spans_workers():
             return super().save(filepath, *args, **kwargs)
-        # Keras creates an optimizer, whose variables would wait for the other workers
-        # within the scope of the strategy. A thread of its own is outside.
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            return thread.submit(super().save, filepath, *args, **kwargs).result()
+        save = functools.partial(super().save, filepath, *args, **kwargs)
+        return run_outside_scope(save).result()
 
     def evaluate(self, x=None, *args, **kwargs):
         """Evaluates as `keras.Model.evaluate` does.

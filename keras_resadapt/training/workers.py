@@ -230,13 +230,25 @@ def _listdir(folder) -> list[str]:
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
+def run_outside_scope(function: Callable[[], Any]) -> concurrent.futures.Future:
+    """Runs a function in a thread of its own, which no strategy's scope includes.
+
+    A variable that one worker alone creates within the scope, as Keras does while it
+    saves a model, would wait for the other workers.
+
+    Returns:
+        The future of the function, which has ended.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function)
+
+
 def run_on_chief(function: Callable[[], Any]) -> Any:
     """Runs a function on the chief while the others wait.
 
     All workers must call it. An error of the chief ends the others as well. With
-    several workers, the function runs in a thread of its own, outside the scope of the
-    strategy: a variable that the chief alone creates there, as Keras does while it
-    saves a model, would wait for the others.
+    several workers, the function runs outside the scope of the strategy; see
+    `run_outside_scope`.
 
     Args:
         function: Takes no arguments.
@@ -252,8 +264,7 @@ def run_on_chief(function: Callable[[], Any]) -> Any:
         return function()
     error = result = None
     if is_chief():
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            future = thread.submit(function)
+        future = run_outside_scope(function)
         error = future.exception()
         result = None if error else future.result()
     _raise_in_all(error)
